@@ -1,0 +1,38 @@
+"""What a step reads (`Batch`) and a step's random choices (`Draw`); NumPy on the host, whatever the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random choices for some pictures of one step, each a function of (seed, concept, step, index)."""
+
+    step: int
+    index: Int[np.ndarray, " batch"]
+    """Each picture's place in its concept's global batch."""
+    picture: Int[np.ndarray, " batch"]
+    template: Float[np.ndarray, " batch"]
+    """In [0, 1): which of the picture's captions, however many it has."""
+    flip: Bool[np.ndarray, " batch"]
+    timestep: Int[np.ndarray, " batch"]
+    posterior: Float[np.ndarray, "batch channels height width"]
+    """Standard normal numbers that sample the latents from their moments."""
+    noise: Float[np.ndarray, "batch channels height width"]
+    """The standard normal noise that the denoiser must find."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loss reads for some pictures: token ids per text encoder, latent moments, and whose picture each is."""
+
+    ids: Mapping[str, Int[np.ndarray, "batch tokens"]]
+    mean: Float[np.ndarray, "batch channels height width"]
+    std: Float[np.ndarray, "batch channels height width"]
+    concept: Int[np.ndarray, " batch"]
+    """Index of the concept in the run's list."""

@@ -1,0 +1,98 @@
+"""A concept: a placeholder token, its property and its learned rows — what an embedding file holds."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+Property = Literal["object", "style"]
+Rows = Mapping[str, Float[np.ndarray, "vectors width"]]
+
+# Text encoders by the names that embedding files use, told apart by their width.
+ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
+
+
+def encoder_of_width(width: int) -> str:
+    """Return the file key of the encoder with this embedding width; a width of no known encoder is a small CLIP's."""
+    return ENCODER_OF_WIDTH.get(width, "clip_l")
+
+
+def check_token(token: str) -> None:
+    """Raise ValueError unless `token` can be written in a prompt as one word."""
+    if not token or token != token.strip() or any(c.isspace() or not c.isprintable() for c in token):
+        raise ValueError(
+            f"The placeholder token must be one word of printable characters without spaces, but is {token!r}; "
+            "try something like '<cat-toy>'."
+        )
+
+
+def vector_tokens(token: str, num_vectors: int) -> list[str]:
+    """Return the tokens of a word of several vectors: `<t>`, `<t>_1`, … `<t>_{n-1}`."""
+    return [token, *(f"{token}_{i}" for i in range(1, num_vectors))]
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """A placeholder token and its rows, one fp32 block `[vectors, width]` per text encoder (Gal et al., sec. 3)."""
+
+    token: str
+    rows: Rows
+    property: Property = "object"
+    base: str = ""
+    """The model it was trained on, as a folder or Hub id; empty where a file does not say."""
+    steps: int = 0
+    """Optimizer steps it was trained for; 0 where a file does not say."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Whatever else the file said about it."""
+
+    def __post_init__(self) -> None:
+        check_token(self.token)
+        if self.property not in ("object", "style"):
+            raise ValueError(f"A concept's property is 'object' or 'style', not {self.property!r}.")
+        if not self.rows:
+            raise ValueError(f"The concept {self.token!r} has no rows; expected one block per text encoder.")
+        blocks = {}
+        for encoder, block in self.rows.items():
+            block = np.ascontiguousarray(block, dtype=np.float32)
+            if block.ndim != 2 or 0 in block.shape:
+                raise ValueError(
+                    f"Rows of {self.token!r} for {encoder} must be [vectors, width], not {list(block.shape)}."
+                )
+            if not np.isfinite(block).all():
+                raise ValueError(f"Rows of {self.token!r} for {encoder} hold NaN or infinity; the file is damaged.")
+            block.flags.writeable = False
+            blocks[encoder] = block
+        if len({len(block) for block in blocks.values()}) > 1:
+            counts = {encoder: len(block) for encoder, block in blocks.items()}
+            raise ValueError(f"Every encoder's block of {self.token!r} needs the same number of vectors, not {counts}.")
+        object.__setattr__(self, "rows", MappingProxyType(blocks))
+
+    @builtins.property
+    def num_vectors(self) -> int:
+        """How many rows the word has in each text encoder."""
+        return len(next(iter(self.rows.values())))
+
+    @builtins.property
+    def tokens(self) -> list[str]:
+        """The word's tokens, one per vector."""
+        return vector_tokens(self.token, self.num_vectors)
+
+    @classmethod
+    def load(cls, path: str | Path, token: str | None = None) -> Concept:
+        """Read a concept from an embedding file or a run's folder; `token` renames it."""
+        from pseudoword import formats  # the one door upwards: a noun that users load and save by name
+
+        return formats.read(path, token=token)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the word as one file, or, into a folder, as the files that the guide writes; return what was written."""
+        from pseudoword import formats
+
+        return formats.write(self, path)

@@ -1,0 +1,97 @@
+"""`TextualInversionDataset`: the guide's dataset class, public, and the contract of a dataset that `train` takes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from pseudoword.concept import Property
+from pseudoword.data import captions, folder, images
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What `train(recipe, dataset=…)` takes: items are dicts with `pixel_values` `[3, h, w]` and `input_ids` `[tokens]`.
+
+    Where it has `cacheable = True`, item `i` is promised to be the same every time, and its latents are encoded once.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> dict[str, Any]: ...
+
+
+class TextualInversionDataset:
+    """Pictures of a folder with a random caption and a random mirroring each, as in the guide's script.
+
+    Read straight through, it is the guide's dataset. `train` asks it for `pixels(picture, flipped)` and `templates`
+    instead and encodes each picture once, unless a subclass defines its own `__getitem__` (random augmentation, say):
+    then every step loads its items, unless the subclass says `cacheable = True`.
+    """
+
+    cacheable: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__getitem__" in vars(cls) and "cacheable" not in vars(cls):
+            cls.cacheable = False
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        tokenizer: Any,
+        learnable_property: Property = "object",
+        size: int = 512,
+        repeats: int = 100,
+        interpolation: Literal["linear", "bilinear", "bicubic", "lanczos"] = "bicubic",
+        flip_p: float = 0.5,
+        set: str = "train",  # noqa: A002 (the guide's name)
+        placeholder_token: str = "*",
+        center_crop: bool = False,
+    ) -> None:
+        if interpolation not in images.INTERPOLATION:
+            raise ValueError(f"interpolation is one of {', '.join(images.INTERPOLATION)}, not {interpolation!r}.")
+        self.data_root = data_root
+        self.tokenizer = tokenizer
+        self.learnable_property: Property = learnable_property
+        self.size = size
+        self.interpolation = interpolation
+        self.flip_p = flip_p
+        self.placeholder_token = placeholder_token
+        self.center_crop = center_crop
+        self.pictures = folder.scan(data_root)
+        self.image_paths = [str(picture.path) for picture in self.pictures]
+        self.num_images = len(self.pictures)
+        self.templates = captions.TEMPLATES["style" if learnable_property == "style" else "object"]
+        self._length = self.num_images * repeats if set == "train" else self.num_images
+
+    def __len__(self) -> int:
+        """Return the length of an epoch: pictures times repeats."""
+        return self._length
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Return `pixel_values` [3, size, size] in [-1, 1] and `input_ids` [tokens] as torch tensors."""
+        import torch
+
+        text = random.choice(self.templates).format(self.placeholder_token)
+        flipped = random.random() < self.flip_p
+        return {
+            "input_ids": self.encode(text),
+            "pixel_values": torch.from_numpy(self.pixels(i % self.num_images, flipped)),
+        }
+
+    def encode(self, text: str) -> Any:
+        """Return the ids of a caption, padded and cut to the tokenizer's length."""
+        length = self.tokenizer.model_max_length
+        options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+        return self.tokenizer(text, **options).input_ids[0]
+
+    def pixels(self, picture: int, flipped: bool) -> np.ndarray:
+        """Return a picture as `[3, size, size]` in [-1, 1], mirrored left to right if `flipped`."""
+        image = images.read_rgb(self.pictures[picture].path)
+        fit: images.Fit = "crop" if self.center_crop else "squash"
+        values = images.pixels(images.square(image, self.size, fit, self.interpolation))
+        return np.ascontiguousarray(values[:, :, ::-1]) if flipped else values

@@ -1,0 +1,191 @@
+"""Batches for given draws: from latents cached once, or loaded and encoded at every step."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pseudoword import schedules
+from pseudoword.batch import Batch, Draw
+from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+Moments = tuple[Float[np.ndarray, "batch channels height width"], Float[np.ndarray, "batch channels height width"]]
+EncodeImages = Callable[[Float[np.ndarray, "batch 3 pixels_high pixels_wide"]], Moments]
+Ids = Mapping[str, Int[np.ndarray, " tokens"]]
+
+
+class CaptionError(ValueError):
+    """A caption in which the word to learn is missing or cut off."""
+
+
+class Cached:
+    """Latent moments of every (picture, mirrored) a run uses, and the ids of every caption."""
+
+    def __init__(self, moments: Sequence[Mapping[bool, Moments]], ids: Sequence[Sequence[Ids]], flip_p: float) -> None:
+        self.num_pictures = len(moments)
+        self.flip_p = flip_p
+        self._moments = moments
+        self._ids = ids
+        first = next(iter(moments[0].values()))[0]
+        self.latent_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
+
+    def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
+        """Yield the batch that each draw chooses."""
+        for draw in draws:
+            chosen = list(zip(draw.picture.tolist(), draw.flip.tolist(), draw.template.tolist(), strict=True))
+            moments = [self._moments[picture][flip] for picture, flip, _ in chosen]
+            captions = [self._ids[picture] for picture, _, _ in chosen]
+            ids = [own[int(t * len(own))] for own, (_, _, t) in zip(captions, chosen, strict=True)]
+            mean, std = (np.concatenate(part) for part in zip(*moments, strict=True))
+            yield Batch(_stack(ids), mean, std, np.zeros(len(chosen), dtype=np.int64)), draw
+
+
+class Streamed:
+    """Items of a dataset that differ each time, loaded for each draw with the item's own seed, then encoded."""
+
+    def __init__(self, dataset: Dataset, read: ReadItem, encode_images: EncodeImages, seed: tuple[int, int], workers: int):
+        self.num_pictures = len(dataset)
+        self.flip_p = 0.0  # the dataset's own business
+        self._items = _SeededItems(dataset, seed)
+        self._read, self._encode, self._workers = read, encode_images, workers
+        mean, _ = encode_images(read(self._items[0, 0, 0])[0][None])
+        self.latent_shape: tuple[int, int, int] = (mean.shape[1], mean.shape[2], mean.shape[3])
+
+    def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
+        """Yield the batch that each draw chooses, loading ahead in worker processes if there are any."""
+        from torch.utils.data import DataLoader
+
+        ahead: deque[Draw] = deque()
+
+        def keys() -> Iterator[list[tuple[int, int, int]]]:
+            for draw in draws:
+                ahead.append(draw)
+                yield [(draw.step, i, p) for i, p in zip(draw.index.tolist(), draw.picture.tolist(), strict=True)]
+
+        loader = DataLoader(self._items, batch_sampler=keys(), num_workers=self._workers, collate_fn=list)  # pyright: ignore[reportArgumentType]
+        for items in loader:
+            pixels, ids = zip(*(self._read(item) for item in items), strict=True)
+            mean, std = self._encode(np.stack(pixels))
+            yield Batch(_stack(ids), mean, std, np.zeros(len(items), dtype=np.int64)), ahead.popleft()
+
+
+ReadItem = Callable[[Mapping[str, Any]], tuple[np.ndarray, Ids]]
+
+
+def prepare(
+    dataset: Dataset,
+    vocabularies: Mapping[str, Vocabulary],
+    tokens: Sequence[str],
+    encode_images: EncodeImages,
+    *,
+    seed: int,
+    workers: int,
+) -> Cached | Streamed:
+    """Return the examples of a dataset: cached if it allows, else streamed. CaptionError if the word is not in them."""
+    if not len(dataset):
+        raise CaptionError("The dataset is empty; it needs at least one picture.")
+    if isinstance(dataset, TextualInversionDataset) and type(dataset).__getitem__ is TextualInversionDataset.__getitem__:
+        return _cache_pictures(dataset, vocabularies, tokens[0], encode_images)
+    read = _item_reader(dataset, vocabularies, tokens)
+    if getattr(dataset, "cacheable", False):
+        log.info("Encoding %d items once", len(dataset))
+        items = [read(dataset[i]) for i in range(len(dataset))]
+        return Cached([{False: encode_images(p[None])} for p, _ in items], [[ids] for _, ids in items], flip_p=0.0)
+    return Streamed(dataset, read, encode_images, (seed, schedules.concept_key(tokens[0])), workers)
+
+
+def _cache_pictures(
+    dataset: TextualInversionDataset,
+    vocabularies: Mapping[str, Vocabulary],
+    token: str,
+    encode_images: EncodeImages,
+) -> Cached:
+    texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
+    ids = [caption_ids(text, vocabularies, token) for text in texts]
+    sides = [side for side, used in ((False, dataset.flip_p < 1), (True, dataset.flip_p > 0)) if used]
+    log.info("Encoding %d pictures once%s", dataset.num_images, " and mirrored" if len(sides) > 1 else "")
+    moments = [
+        {flipped: encode_images(dataset.pixels(i, flipped)[None]) for flipped in sides} for i in range(dataset.num_images)
+    ]
+    return Cached(moments, [ids] * dataset.num_images, dataset.flip_p)
+
+
+def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str) -> Ids:
+    """Return a caption's ids for each text encoder; CaptionError unless the word is in it whole."""
+    ids = {}
+    for encoder, vocabulary in vocabularies.items():
+        encoded = vocabulary.encode(text)
+        if token in encoded.cut:
+            raise CaptionError(
+                f"The caption {text!r} is longer than the {vocabulary.model_max_length} tokens that the text encoder "
+                f"reads, and the cut falls into {token!r}; use fewer vectors or a shorter caption."
+            )
+        if token not in encoded.words:
+            raise CaptionError(f"The caption {text!r} does not hold {token!r}, so nothing could be learned from it.")
+        ids[encoder] = encoded.ids
+    return ids
+
+
+def _item_reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], tokens: Sequence[str]) -> ReadItem:
+    """Return how items of a dataset are read: pixels as an array, its tokenizer's ids of the word as our row ids."""
+    if len(vocabularies) > 1:
+        raise CaptionError("A dataset that yields `input_ids` serves one text encoder, but this base has several.")
+    [(encoder, vocabulary)] = vocabularies.items()
+    tokenizer = getattr(dataset, "tokenizer", None)
+    first = vocabulary.size
+    rows = {first + i: first + i for i in range(len(tokens))}
+    if tokenizer is not None and hasattr(tokenizer, "get_added_vocab"):
+        added = tokenizer.get_added_vocab()
+        rows = {added[token]: first + i for i, token in enumerate(tokens) if token in added}
+
+    def read(item: Mapping[str, Any]) -> tuple[np.ndarray, Ids]:
+        try:
+            given = np.asarray(item["input_ids"]).astype(np.int64).reshape(-1)
+            pixel_values = np.asarray(item["pixel_values"], dtype=np.float32)
+        except (KeyError, TypeError) as error:
+            raise CaptionError("Items of the dataset must be dicts with `pixel_values` and `input_ids`.") from error
+        ids = np.asarray([rows.get(i, i) for i in given.tolist()], dtype=np.int64)
+        if not ((ids >= first) & (ids < first + len(tokens))).any() or ids.max() >= first + len(tokens):
+            raise CaptionError(
+                f"An item's input_ids do not hold {tokens[0]!r}. Add the word to the dataset's tokenizer before "
+                f"making the dataset: tokenizer.add_tokens({list(tokens)!r})."
+            )
+        return pixel_values, {encoder: ids}
+
+    return read
+
+
+def _stack(ids: Sequence[Ids]) -> dict[str, Int[np.ndarray, "batch tokens"]]:
+    return {encoder: np.stack([own[encoder] for own in ids]) for encoder in ids[0]}
+
+
+class _SeededItems:
+    """A dataset read by (step, index, picture), each item under a seed of its own so that resuming repeats it."""
+
+    def __init__(self, dataset: Dataset, seed: tuple[int, int]) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
+        import torch
+
+        step, index, picture = key
+        item_seed = int(schedules.stream(*self.seed, step, index, schedules.Purpose.ITEM).integers(2**32))
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(item_seed)
+        np.random.seed(item_seed)
+        torch.manual_seed(item_seed)
+        try:
+            return self.dataset[picture]
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_rng_state(before[2])

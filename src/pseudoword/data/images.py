@@ -1,0 +1,55 @@
+"""From a picture file to pixels: orientation, alpha, crop and size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps
+
+Fit = Literal["crop", "squash"]
+INTERPOLATION = {
+    "linear": Image.Resampling.BILINEAR,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+ALPHA_COLOUR = (255, 255, 255)
+"""What transparent pixels become."""
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Decode a picture upright and in RGB, transparency laid on white."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+            return _grey_from_wide(upright)
+        if "A" in upright.getbands() or "transparency" in upright.info:
+            rgba = upright.convert("RGBA")
+            ground = Image.new("RGBA", rgba.size, (*ALPHA_COLOUR, 255))
+            return Image.alpha_composite(ground, rgba).convert("RGB")
+        return upright.convert("RGB")
+
+
+def _grey_from_wide(image: Image.Image) -> Image.Image:
+    """Bring a 16-bit, 32-bit or float picture to 8 bits; Pillow's own conversion would clip it to white."""
+    values = np.asarray(image, dtype=np.float64)
+    top = 65535.0 if image.mode != "F" else max(1.0, float(np.nanmax(values)))
+    eight = np.nan_to_num(values / top * 255).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(eight).convert("RGB")
+
+
+def square(image: Image.Image, size: int, fit: Fit, interpolation: str = "bicubic") -> Image.Image:
+    """Return the picture as a square of `size` pixels: its centre square, or all of it squashed."""
+    if fit == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    return image.resize((size, size), resample=INTERPOLATION[interpolation])
+
+
+def pixels(image: Image.Image) -> Float[np.ndarray, "3 height width"]:
+    """Return an RGB picture as values in [-1, 1]."""
+    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)

@@ -1,0 +1,228 @@
+"""The torch engine: one optimizer step over rows only, on Accelerate's devices and processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
+from jaxtyping import Float
+
+from pseudoword import objectives
+from pseudoword.batch import Batch, Draw
+from pseudoword.contracts import Family, Method, NonFiniteLoss
+from pseudoword.recipe import EngineRecipe, RecipeError
+
+T = TypeVar("T")
+Params = dict[str, torch.Tensor]
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchEngine:
+    """Devices and processes from Accelerate, parameters of each concept, and the step that updates them."""
+
+    def __init__(self, options: EngineRecipe, gradient_clip: float | None = None) -> None:
+        AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision)
+        if self.accelerator.distributed_type == DistributedType.XLA:
+            raise RecipeError("The torch engine does not run on TPUs; the JAX engine is meant for them.")
+        self.device: torch.device = self.accelerator.device
+        self.dtype = DTYPES[options.mixed_precision]
+        self.is_main: bool = self.accelerator.is_main_process
+        self.processes: int = self.accelerator.num_processes
+        self.options, self.gradient_clip = options, gradient_clip
+        self.tokens: list[str] = []
+        self.params: list[Params] = []
+        self.state: list[Params] = []
+        self.step_number = 0
+        self.loss_scale = 2.0**16 if options.mixed_precision == "fp16" else 1.0
+        self.good_steps = 0
+        torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
+        if options.xformers:
+            _check_xformers(self.device)
+
+    def prepare(self, family: Any) -> None:
+        """Put the frozen base on the device in this engine's precision."""
+        family.to(self.device, self.dtype)
+        if self.options.xformers:
+            family.use_xformers()
+        if self.options.gradient_checkpointing:
+            family.checkpoint_gradients()
+
+    def start(self, family: Family, method: Method, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
+        self.family, self.method, self.tokens = family, method, list(rows)
+        params = [method.params(blocks) for blocks in rows.values()]
+        self.state = [self._tensors(method.state(p)) for p in params]
+        self.params = [self._tensors(p) for p in params]
+
+    # Processes
+
+    def shares(self, batch_size: int, gradient_accumulation_steps: int) -> list[list[int]]:
+        """Return this process' micro-batches of a step: indices into the concept's global batch."""
+        first = self.accelerator.process_index * batch_size
+        stride = self.processes * batch_size
+        return [
+            list(range(micro * stride + first, micro * stride + first + batch_size))
+            for micro in range(gradient_accumulation_steps)
+        ]
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Let the main process act and return its result on every process; its error is raised on all of them."""
+        outcome: list[Any] = [None]
+        if self.is_main:
+            try:
+                outcome = [action()]
+            except Exception as error:
+                if self.processes == 1:
+                    raise
+                outcome = [error]
+        if self.processes > 1:
+            broadcast_object_list(outcome)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
+
+    # The step
+
+    def step(self, micro_batches: Sequence[tuple[Batch, Draw]], lr: float) -> dict[str, float]:
+        """Carry out one optimizer step and return each concept's mean loss over its global batch.
+
+        Raises NonFiniteLoss, with parameters and state as before the step, if a loss or gradient is not finite.
+        """
+        while True:
+            losses, grads = self._gradients(micro_batches)
+            finite = all(g.isfinite().all().item() for block in grads for g in block.values())
+            if not torch.isfinite(losses).all():
+                raise NonFiniteLoss(f"the loss of step {self.step_number + 1} is {losses.tolist()}")
+            if finite:
+                break
+            if self.loss_scale <= 1.0:
+                raise NonFiniteLoss(f"the gradient of step {self.step_number + 1} is not finite")
+            self.loss_scale, self.good_steps = self.loss_scale / 2, 0  # fp16 overflow: the same draws again
+        for i, own in enumerate(grads):
+            self.params[i], self.state[i] = self.method.update(
+                torch,  # pyright: ignore[reportArgumentType]
+                self.params[i],
+                self._clipped(own),
+                self.state[i],
+                lr,
+                self.step_number,
+            )
+        self.step_number += 1
+        self._raise_loss_scale()
+        return dict(zip(self.tokens, losses.tolist(), strict=True))
+
+    def _gradients(self, micro_batches: Sequence[tuple[Batch, Draw]]) -> tuple[torch.Tensor, list[Params]]:
+        """Return losses and unscaled gradients by concept, averaged over micro-batches and processes."""
+        leaves = [{name: p.detach().requires_grad_() for name, p in own.items()} for own in self.params]
+        flat = [p for own in leaves for p in own.values()]
+        losses = torch.zeros(len(self.tokens), device=self.device)
+        grads = [torch.zeros_like(p) for p in flat]
+        for batch, draw in micro_batches:
+            loss = self._loss(leaves, batch, draw)
+            found = torch.autograd.grad(loss.sum() * self.loss_scale, flat)
+            for total, grad in zip(grads, found, strict=True):
+                total += grad
+            losses += loss.detach()
+        share = 1.0 / (len(micro_batches) * self.processes)
+        everyone = torch.cat([losses * share, *(g.flatten() * (share / self.loss_scale) for g in grads)])
+        if self.processes > 1:
+            everyone = self.accelerator.reduce(everyone, "sum")
+        losses, *parts = torch.split(everyone, [len(losses), *(p.numel() for p in flat)])  # pyright: ignore[reportArgumentType, reportAssignmentType]
+        shaped = iter([part.view_as(p) for part, p in zip(parts, flat, strict=True)])
+        return losses, [{name: next(shaped) for name in own} for own in leaves]
+
+    def _loss(self, params: Sequence[Params], batch: Batch, draw: Draw) -> Float[torch.Tensor, " concepts"]:
+        """Return each concept's mean squared error over its pictures in this micro-batch (Gal et al. 2022, eq. 2)."""
+        family = self.family
+        rows = self._rows(params)
+        ids = {encoder: self._put(block) for encoder, block in batch.ids.items()}
+        noise, timestep = self._put(draw.noise), self._put(draw.timestep)
+        latents = family.latents(self._put(batch.mean), self._put(batch.std), self._put(draw.posterior))
+        alpha, sigma = family.noise_levels(timestep)
+        with self.accelerator.autocast():
+            condition = family.condition(ids, rows)
+        prediction = family.denoise(objectives.noised(latents, noise, alpha, sigma), timestep, condition)
+        error = (prediction - family.target(latents, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
+        concept = self._put(batch.concept)
+        return torch.stack([error[concept == i].mean() for i in range(len(self.tokens))])
+
+    def _rows(self, params: Sequence[Params]) -> dict[str, torch.Tensor]:
+        """Return all concepts' rows under each other, per text encoder."""
+        blocks = [self.method.rows(torch, own) for own in params]  # pyright: ignore[reportArgumentType]
+        return {encoder: torch.cat([own[encoder] for own in blocks]) for encoder in blocks[0]}
+
+    def _clipped(self, grads: Params) -> Params:
+        if self.gradient_clip is None:
+            return grads
+        norm = math.sqrt(sum(g.square().sum().item() for g in grads.values()))
+        return {name: g * min(1.0, self.gradient_clip / max(norm, 1e-12)) for name, g in grads.items()}
+
+    def _raise_loss_scale(self) -> None:
+        """Double the loss scale after 2,000 steps without overflow, as torch's GradScaler."""
+        self.good_steps += 1
+        if self.options.mixed_precision == "fp16" and self.good_steps % 2000 == 0:
+            self.loss_scale *= 2
+
+    @torch.no_grad()
+    def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> float:
+        """Return the mean loss over given draws without training: comparable between steps and runs."""
+        return torch.stack([self._loss(self.params, *pair).mean() for pair in batches]).mean().item()
+
+    # State
+
+    def rows(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the learned rows by token and text encoder."""
+        blocks = [self.method.rows(torch, own) for own in self.params]  # pyright: ignore[reportArgumentType]
+        return {t: {e: b.detach().cpu().numpy() for e, b in own.items()} for t, own in zip(self.tokens, blocks, strict=True)}
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Return everything a later step depends on, as named arrays."""
+        arrays = {"loss_scale": np.asarray([self.loss_scale, self.good_steps], dtype=np.float64)}
+        for i in range(len(self.tokens)):
+            arrays |= {f"params.{i}.{name}": p.detach().cpu().numpy() for name, p in self.params[i].items()}
+            arrays |= {f"state.{i}.{name}": s.detach().cpu().numpy() for name, s in self.state[i].items()}
+        return arrays
+
+    def restore(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go back to a snapshot taken after `step` steps."""
+        self.step_number = step
+        self.loss_scale, self.good_steps = float(arrays["loss_scale"][0]), int(arrays["loss_scale"][1])
+        for i in range(len(self.tokens)):
+            self.params[i] = self._tensors({name: arrays[f"params.{i}.{name}"] for name in self.params[i]})
+            self.state[i] = self._tensors({name: arrays[f"state.{i}.{name}"] for name in self.state[i]})
+
+    def arithmetic(self) -> dict[str, str]:
+        """Return what the last bits of the result depend on besides the recipe."""
+        return {
+            "torch": torch.__version__,
+            "device": self.device.type,
+            "threads": str(torch.get_num_threads()),
+            "processes": str(self.processes),
+            "mixed_precision": self.options.mixed_precision,
+        }
+
+    def _tensors(self, arrays: Mapping[str, np.ndarray]) -> Params:
+        return {name: self._put(array).float() for name, array in arrays.items()}
+
+    def _put(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device)
+
+
+def _check_xformers(device: torch.device) -> None:
+    """Refuse xformers where it cannot run."""
+    try:
+        import xformers  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise RecipeError("xformers is not installed: pip install xformers, or leave the option out.") from error
+    if device.type != "cuda":
+        raise RecipeError(f"xformers needs a CUDA device, but this is {device.type!r}; leave the option out.")
+
+
+ENGINE = TorchEngine

@@ -1,0 +1,17 @@
+"""The table of families: kinds of base models, each a folder."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from pseudoword.recipe import RecipeError
+
+FAMILIES = {"sd": "pseudoword.families.sd"}
+
+
+def part(family: str, name: str) -> ModuleType:
+    """Return a part of a family's folder, 'facts' or 'torch', importing only that."""
+    if family not in FAMILIES:
+        raise RecipeError(f"There is no family {family!r}; the families are {', '.join(sorted(FAMILIES))}.")
+    return importlib.import_module(f"{FAMILIES[family]}.{name}")

@@ -1,0 +1,198 @@
+"""Stable Diffusion 1.x and 2.x on PyTorch: diffusers' and transformers' own modules, frozen."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pseudoword import objectives
+from pseudoword.concept import Concept
+from pseudoword.families.lookup import lent
+from pseudoword.families.sd import facts
+from pseudoword.recipe import BaseModel, RecipeError
+from pseudoword.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+Latents = Float[torch.Tensor, "batch channels height width"]
+
+
+class StableDiffusion:
+    """A loaded base: modules on a device, the UNet in `dtype`, everything else in fp32, nothing trainable."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        tokenizer: Any,
+        text_encoder: CLIPTextModel,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        scheduler: DDPMScheduler,
+    ) -> None:
+        self.base = base
+        self.text_encoder, self.vae, self.unet, self.scheduler = text_encoder, vae, unet, scheduler
+        for module in self.modules.values():
+            module.requires_grad_(False).eval()
+        table = text_encoder.get_input_embeddings().weight.detach().float().cpu().numpy()
+        [self.encoder] = facts.encoders(table.shape[1])
+        self.vocabularies = {self.encoder: Vocabulary(tokenizer, table)}
+        self.prediction_type = _prediction_type(base, scheduler)
+        self.num_timesteps: int = int(scheduler.config["num_train_timesteps"])
+        self.alphas_cumprod = scheduler.alphas_cumprod
+        self.vae_scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.resolution: int = int(unet.config["sample_size"]) * self.vae_scale
+        _check_clip_skip(base, text_encoder)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The frozen modules by their names in the pipeline."""
+        return {"text_encoder": self.text_encoder, "vae": self.vae, "unet": self.unet}
+
+    @classmethod
+    def load(cls, base: BaseModel) -> StableDiffusion:
+        """Load a diffusers-layout base on the CPU in fp32, or raise RecipeError saying what is missing."""
+        where: dict[str, Any] = {"revision": base.revision}
+        try:
+            if base.tokenizer:
+                tokenizer = CLIPTokenizer.from_pretrained(base.tokenizer)
+            else:
+                tokenizer = CLIPTokenizer.from_pretrained(base.model, subfolder="tokenizer", **where)
+            text_encoder = _load_text_encoder(base)
+            half = {"variant": base.variant, "torch_dtype": torch.float32, **where}
+            vae = AutoencoderKL.from_pretrained(base.model, subfolder="vae", **half)
+            unet = UNet2DConditionModel.from_pretrained(base.model, subfolder="unet", **half)
+            scheduler = DDPMScheduler.from_pretrained(base.model, subfolder="scheduler", **where)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise RecipeError(
+                f"Cannot load {base.model!r} as Stable Diffusion 1.x or 2.x in diffusers layout: {reason} "
+                "Give a folder or Hub id that has tokenizer, text_encoder, vae, unet and scheduler."
+            ) from error
+        return cls(base, tokenizer, text_encoder, cast(AutoencoderKL, vae), unet, scheduler)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
+        """Move the base to a device, the UNet also to `dtype`; text encoder and VAE stay fp32."""
+        self.unet.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]
+        self.text_encoder.to(device=device)  # pyright: ignore[reportArgumentType]
+        self.vae.to(device=device)
+        self.alphas_cumprod = self.alphas_cumprod.to(device)
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute activations in the backward pass. The modules have no dropout, so training mode changes nothing."""
+        self.unet.enable_gradient_checkpointing()
+        self.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.unet.train()
+        self.text_encoder.train()
+
+    def use_xformers(self) -> None:
+        """Compute the UNet's attention with xformers."""
+        self.unet.enable_xformers_memory_efficient_attention()
+
+    def leave_vae(self) -> None:
+        """Take the VAE off the accelerator once every latent is cached."""
+        self.vae.to(device="cpu")
+
+    # The parts of the loss
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Float[np.ndarray, "batch 3 high wide"]) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of the latents, in fp32 (the VAE's own posterior)."""
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.vae.device, torch.float32)
+        posterior = self.vae.encode(values).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        return posterior.mean.cpu().numpy(), posterior.std.cpu().numpy()
+
+    def latents(self, mean: Latents, std: Latents, posterior: Latents) -> Latents:
+        """Return latents sampled from their moments, scaled for the UNet."""
+        return (mean + std * posterior) * self.vae.config["scaling_factor"]
+
+    def noise_levels(self, timestep: Int[torch.Tensor, " batch"]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return alpha_t and sigma_t as [batch, 1, 1, 1]."""
+        signal = self.alphas_cumprod[timestep][:, None, None, None]
+        return signal.sqrt(), (1 - signal).sqrt()
+
+    def condition(
+        self, ids: Mapping[str, torch.Tensor], rows: Mapping[str, torch.Tensor] | None
+    ) -> Float[torch.Tensor, "batch tokens width"]:
+        """Return the text encoder's output, with learned rows at the ids above its table."""
+        with lent(self.text_encoder, rows[self.encoder] if rows else None):
+            if not self.base.clip_skip:
+                return self.text_encoder(ids[self.encoder]).last_hidden_state
+            output = self.text_encoder(ids[self.encoder], output_hidden_states=True)
+        text = getattr(self.text_encoder, "text_model", self.text_encoder)
+        return text.final_layer_norm(output.hidden_states[-(self.base.clip_skip + 1)])
+
+    def denoise(self, noised: Latents, timestep: torch.Tensor, condition: torch.Tensor) -> Latents:
+        """Return the UNet's prediction in fp32."""
+        dtype = self.unet.dtype
+        return self.unet(noised.to(dtype), timestep, condition.to(dtype)).sample.float()
+
+    def target(self, latents: Latents, noise: Latents, alpha: torch.Tensor, sigma: torch.Tensor) -> Latents:
+        """Return what the UNet should predict."""
+        return objectives.target(self.prediction_type, latents, noise, alpha, sigma)
+
+    # Beyond training
+
+    def with_words(self, concepts: Sequence[Concept]) -> StableDiffusionPipeline:
+        """Return a pipeline with the words inside: rows in a copy of the table, tokens in a copy of the tokenizer."""
+        tokenizer = copy.deepcopy(self.vocabularies[self.encoder].tokenizer)
+        text_encoder = copy.deepcopy(self.text_encoder).to(device="cpu")  # pyright: ignore[reportArgumentType]
+        for concept in concepts:
+            tokenizer.add_tokens(concept.tokens)
+        size = max(len(tokenizer), text_encoder.get_input_embeddings().num_embeddings)
+        table = text_encoder.resize_token_embeddings(size, mean_resizing=False).weight.data
+        for concept in concepts:
+            table[tokenizer.convert_tokens_to_ids(concept.tokens)] = torch.tensor(concept.rows[self.encoder])
+        return self.pipeline(tokenizer, text_encoder)
+
+    def pipeline(self, tokenizer: Any = None, text_encoder: Any = None) -> StableDiffusionPipeline:
+        """Return a diffusers pipeline of these very modules, without safety checker, with another encoder if given."""
+        scheduler = DDPMScheduler.from_config(self.scheduler.config, prediction_type=self.prediction_type)
+        return StableDiffusionPipeline(
+            tokenizer=tokenizer or self.vocabularies[self.encoder].tokenizer,
+            text_encoder=text_encoder or self.text_encoder,
+            vae=self.vae,
+            unet=self.unet,
+            scheduler=cast(Any, scheduler),
+            safety_checker=cast(Any, None),
+            feature_extractor=cast(Any, None),
+            requires_safety_checker=False,
+        )
+
+
+def _load_text_encoder(base: BaseModel) -> CLIPTextModel:
+    """Load the text encoder in fp32; bases may have its weights only without the variant's suffix."""
+    options: dict[str, Any] = {"subfolder": "text_encoder", "revision": base.revision, "dtype": torch.float32}
+    if base.variant:
+        try:
+            return CLIPTextModel.from_pretrained(base.model, variant=base.variant, **options)
+        except OSError:
+            log.info("No text encoder of variant %r; loading the plain one.", base.variant)
+    return CLIPTextModel.from_pretrained(base.model, **options)
+
+
+def _prediction_type(base: BaseModel, scheduler: DDPMScheduler) -> objectives.PredictionType:
+    kind = base.prediction_type or scheduler.config["prediction_type"]
+    if kind not in objectives.PREDICTION_TYPES:
+        raise RecipeError(
+            f"The base predicts {kind!r}; this family trains {' and '.join(objectives.PREDICTION_TYPES)}. "
+            "Set prediction_type if the model's scheduler configuration is wrong."
+        )
+    return cast(objectives.PredictionType, kind)
+
+
+def _check_clip_skip(base: BaseModel, text_encoder: CLIPTextModel) -> None:
+    layers = text_encoder.config.num_hidden_layers
+    if base.clip_skip and base.clip_skip >= layers:
+        raise RecipeError(f"clip_skip is {base.clip_skip}, but the text encoder has only {layers} layers.")
+
+
+FAMILY = StableDiffusion

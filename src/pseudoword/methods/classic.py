@@ -1,0 +1,72 @@
+"""Classic Textual Inversion: the rows themselves are the parameters, updated by AdamW (Gal et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pseudoword.contracts import Arrays
+
+
+@dataclass(frozen=True)
+class ClassicOptions:
+    """AdamW on the rows."""
+
+    name: ClassVar[str] = "classic"
+
+    adam_beta1: float = 0.9
+    """Decay of the running mean of gradients."""
+    adam_beta2: float = 0.999
+    """Decay of the running mean of squared gradients."""
+    adam_weight_decay: float = 0.0
+    """Pull of the rows toward zero. The guide's script uses 0.01, which shrinks the word for no gain."""
+    adam_epsilon: float = 1e-8
+    """Keeps the step finite where gradients vanish."""
+
+    def __post_init__(self) -> None:
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}.")
+        if not (self.adam_weight_decay >= 0 and self.adam_epsilon >= 0):
+            raise ValueError("adam_weight_decay and adam_epsilon must not be negative.")
+
+
+class Classic:
+    """Rows as parameters, AdamW (Loshchilov & Hutter 2019, alg. 2) as the update."""
+
+    def __init__(self, options: ClassicOptions) -> None:
+        self.options = options
+
+    def params(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The rows themselves."""
+        return {encoder: block.astype(np.float32) for encoder, block in rows.items()}
+
+    def state(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Running means of gradients and of their squares, per block."""
+        return {f"{kind}.{name}": np.zeros_like(p) for name, p in params.items() for kind in ("mean", "square")}
+
+    def rows(self, xp: ModuleType, params: Arrays) -> dict[str, Any]:
+        """The parameters themselves."""
+        del xp
+        return dict(params)
+
+    def update(
+        self, xp: ModuleType, params: Arrays, grads: Arrays, state: Arrays, lr: float, step: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """One AdamW step."""
+        o = self.options
+        new_params, new_state = {}, {}
+        for name, p in params.items():
+            g = grads[name]
+            mean = o.adam_beta1 * state[f"mean.{name}"] + (1 - o.adam_beta1) * g
+            square = o.adam_beta2 * state[f"square.{name}"] + (1 - o.adam_beta2) * g * g
+            mean_hat = mean / (1 - o.adam_beta1 ** (step + 1))
+            root_hat = xp.sqrt(square) / math.sqrt(1 - o.adam_beta2 ** (step + 1))
+            new_params[name] = p * (1 - lr * o.adam_weight_decay) - lr * mean_hat / (root_hat + o.adam_epsilon)
+            new_state |= {f"mean.{name}": mean, f"square.{name}": square}
+        return new_params, new_state

@@ -1,0 +1,25 @@
+"""What a training step reports; callers iterate over these, there are no callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished optimizer step."""
+
+    step: int
+    """Optimizer steps done, this one included."""
+    steps: int
+    """Optimizer steps the run will have."""
+    loss: Mapping[str, float]
+    """Mean loss over the global batch, by placeholder token."""
+    lr: float
+    """The learning rate this step used."""
+    seconds: float
+    """Wall time of this step."""
+    saved: tuple[Path, ...] = ()
+    """Files and checkpoints that this step left on disk."""

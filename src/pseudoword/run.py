@@ -1,0 +1,207 @@
+"""A run's folder: recipe, log, checkpoints and outputs; opened, kept, resumed, rotated."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import safetensors
+import safetensors.numpy
+import tomli_w
+
+from pseudoword import __version__, disk
+from pseudoword.progress import Progress
+from pseudoword.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+FREE = {"output", "engine"}
+"""Sections of a recipe that may change when a run is resumed."""
+FREE_FIELDS = {
+    "schedule.steps",
+    "data.workers",
+    "data.repeats",
+    "training.batch_size",
+    "training.gradient_accumulation_steps",
+    "concepts.0.pictures",
+}
+"""Fields that may change; batch and pictures are compared by what they come to."""
+
+
+class RunError(RuntimeError):
+    """A folder that cannot be used for this run; the message says what is there and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the steps after `step` depend on."""
+
+    step: int
+    arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+    """`recipe`, `pictures` (names and hashes), `batch` (global), `arithmetic`."""
+    path: Path
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run it was kept by."""
+        return int(self.facts["recipe"]["training"]["seed"])
+
+
+class Run:
+    """The folder of one run, held by this process until closed."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise RunError(
+                f"The folder {str(self.folder)!r} is in use by another run; wait for it or choose another folder."
+            ) from error
+        except OSError as error:
+            raise RunError(f"Cannot write to the folder {str(self.folder)!r}: {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        self._lock.release()
+
+    # Checkpoints
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """Return the kept checkpoints by step, oldest first."""
+        found = [(CHECKPOINT.fullmatch(p.name), p) for p in self.folder.iterdir() if p.is_dir()]
+        return sorted((int(match[1]), path) for match, path in found if match)
+
+    def find(self, resume: str | None) -> Checkpoint | None:
+        """Return the checkpoint that `resume` names, 'latest' or a folder; None if there is nothing to resume from."""
+        if resume is None:
+            return None
+        if resume != "latest":
+            return read_checkpoint(self._named(resume))
+        for _, path in reversed(self.checkpoints()):
+            try:
+                return read_checkpoint(path)
+            except RunError as error:
+                log.warning("%s Trying the one before.", error)
+        log.warning("No checkpoint in %s to resume from; starting from the beginning.", self.folder)
+        return None
+
+    def _named(self, resume: str) -> Path:
+        candidates = [Path(resume), self.folder / resume, self.folder / Path(resume).name]
+        for path in candidates:
+            if path.is_dir():
+                return path
+        have = ", ".join(path.name for _, path in self.checkpoints()) or "none"
+        raise RunError(f"There is no checkpoint {resume!r}; the folder {str(self.folder)!r} has: {have}.")
+
+    def begin(self, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
+        """Write the recipe and make the folder say only what happened up to the checkpoint."""
+        for left in self.folder.glob(f"{disk.TEMPORARY}*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        step = checkpoint.step if checkpoint else 0
+        stale = [path for at, path in self.checkpoints() if at > step]
+        if checkpoint is None and (self.folder / "log.jsonl").exists():
+            stale += [self.folder / "log.jsonl", self.folder / "recipe.toml"]
+        if stale:
+            self._set_aside([path for path in stale if path.exists()])
+        disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
+        kept = [line for line in self._log_lines() if line["step"] <= step]
+        disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _set_aside(self, paths: Sequence[Path]) -> None:
+        """Move what an earlier run left out of the way; nothing is deleted."""
+        number = 1
+        while (aside := self.folder / f"earlier-{number}").exists():
+            number += 1
+        aside.mkdir()
+        for path in paths:
+            path.rename(aside / path.name)
+        names = ", ".join(path.name for path in paths)
+        log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
+
+    def keep(self, step: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Path:
+        """Write a checkpoint; it appears whole or not at all."""
+        tensors = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
+        words = json.dumps({"step": step, "version": __version__, **facts}, indent=1)
+
+        def fill(folder: Path) -> None:
+            disk.write(folder / "state.safetensors", tensors)
+            disk.write(folder / "checkpoint.json", words)
+
+        return disk.write_folder(self.folder / f"checkpoint-{step}", fill)
+
+    def rotate(self, limit: int | None) -> None:
+        """Delete the oldest checkpoints above the limit; after the newest is kept, so there is always one."""
+        if limit is not None:
+            for _, path in self.checkpoints()[:-limit]:
+                shutil.rmtree(path)
+
+    # Log
+
+    def report(self, progress: Progress) -> None:
+        """Add a step to the log."""
+        line = {"step": progress.step, "loss": dict(progress.loss), "lr": progress.lr, "seconds": progress.seconds}
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _log_lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "log.jsonl"
+        lines = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:  # the last line of a run that was killed while writing it
+                continue
+        return lines
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; RunError says what is wrong with it."""
+    try:
+        facts = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        arrays = safetensors.numpy.load_file(path / "state.safetensors")
+        return Checkpoint(int(facts["step"]), arrays, facts, path)
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise RunError(f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
+
+
+def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
+    """Raise RunError naming both values if a resumed run would not be the same run; say what else changed."""
+    old, new = _flat(checkpoint.facts["recipe"]), _flat(facts["recipe"])
+    changed = {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+    fixed = {k: v for k, v in changed.items() if k not in FREE_FIELDS and k.partition(".")[0] not in FREE}
+    for name in ("batch", "pictures"):
+        if checkpoint.facts[name] != facts[name]:
+            fixed[f"global {name}" if name == "batch" else name] = (checkpoint.facts[name], facts[name])
+    if fixed:
+        differences = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in fixed.items())
+        raise RunError(
+            f"Cannot resume from {checkpoint.path.name}: {differences}. Set it back, or start a new run in another folder."
+        )
+    was, now = checkpoint.facts["arithmetic"], facts["arithmetic"]
+    drift = [f"{k} was {was.get(k)} and is {now[k]}" for k in now if was.get(k) != now[k]]
+    if drift:
+        log.warning("Resuming, but not bit for bit: %s.", "; ".join(drift))
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one, keys joined by dots."""
+    if isinstance(values, Mapping):
+        items = list(values.items())
+    elif isinstance(values, list):
+        items = [(str(i), v) for i, v in enumerate(values)]
+    else:
+        return {prefix: values}
+    return {k: v for name, inner in items for k, v in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()}

@@ -1,0 +1,188 @@
+"""A tokenizer and its encoder's frozen table: token ids with learned words expanded, and rows to start a word from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pseudoword.concept import Concept, check_token, vector_tokens
+
+
+class TokenError(ValueError):
+    """A placeholder token or initializer that this vocabulary cannot take."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as the text encoder reads it."""
+
+    ids: Int[np.ndarray, " tokens"]
+    """Start, words, end, padding; ids at or above the table's size are learned rows."""
+    words: tuple[str, ...]
+    """Placeholder tokens that the prompt holds whole."""
+    cut: tuple[str, ...]
+    """Placeholder tokens that the prompt's end at the model's length cut, wholly or in part."""
+
+
+class Vocabulary:
+    """Token ids of prompts in which learned words stand, for one text encoder.
+
+    A lent word gets the ids from `size` on, one per vector, in the order of lending. Prompts are expanded by ids,
+    never by replacing strings, and a token is a word only where no letter, digit or `_` touches it; tokenizers
+    themselves match added tokens inside words and regardless of case (transformers' AddedToken).
+    """
+
+    def __init__(self, tokenizer: Any, table: Float[np.ndarray, "size width"]) -> None:
+        self.tokenizer = tokenizer
+        self.table = table
+        self._ids: dict[str, list[int]] = {}
+        self._pattern: re.Pattern[str] | None = None
+
+    @property
+    def size(self) -> int:
+        """Rows of the frozen table."""
+        return len(self.table)
+
+    @property
+    def model_max_length(self) -> int:
+        """Tokens the encoder reads, start and end included."""
+        return self.tokenizer.model_max_length
+
+    @property
+    def rows_lent(self) -> int:
+        """How many rows are lent, over all words."""
+        return sum(len(ids) for ids in self._ids.values())
+
+    # Lending words
+
+    def lend(self, token: str, num_vectors: int) -> list[int]:
+        """Make `token` a word of `num_vectors` rows and return their ids; TokenError if the token is taken."""
+        check_token(token)
+        for name in vector_tokens(token, num_vectors):
+            self._refuse_if_known(name)
+        first = self.size + self.rows_lent
+        self._ids[token] = list(range(first, first + num_vectors))
+        self._pattern = _pattern_of(self._ids)
+        return self._ids[token]
+
+    def give_back(self) -> None:
+        """Forget every lent word."""
+        self._ids, self._pattern = {}, None
+
+    def _refuse_if_known(self, token: str) -> None:
+        if token in self.tokenizer.get_added_vocab():
+            raise TokenError(f"The token {token!r} is already an added token of this tokenizer; choose another.")
+        if any(token in vector_tokens(word, len(ids)) for word, ids in self._ids.items()):
+            raise TokenError(f"The token {token!r} is already the name of a learned word here; choose another.")
+        ids = self._plain_ids(token)
+        if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id:
+            raise TokenError(
+                f"The token {token!r} is already in the vocabulary (id {ids[0]}); "
+                f"choose one that is not a word, such as '<{token.strip('<>')}>'."
+            )
+
+    # Prompts to ids
+
+    def encode(self, text: str) -> Encoded:
+        """Return the ids of `text`, cut and padded to the model's length, and which words are in it or were cut."""
+        body: list[int] = []
+        spans: list[tuple[str, int]] = []
+        for piece, word, ids in self._pieces(text):
+            body += self._plain_ids(piece) if word is None else ids
+            if word is not None:
+                spans.append((word, len(body)))
+        room = self.model_max_length - 2
+        ids = [self.tokenizer.bos_token_id, *body[:room], self.tokenizer.eos_token_id]
+        ids += [self.tokenizer.pad_token_id] * (self.model_max_length - len(ids))
+        return Encoded(
+            np.asarray(ids, dtype=np.int64),
+            words=tuple(word for word, end in spans if end <= room),
+            cut=tuple(word for word, end in spans if end > room),
+        )
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        """Stand in for a Hugging Face tokenizer's call on one text, always padded and cut to the model's length."""
+        ids = self.encode(text).ids
+        if options.get("return_tensors") == "pt":
+            import torch
+
+            return SimpleNamespace(input_ids=torch.from_numpy(ids)[None])
+        return SimpleNamespace(input_ids=ids.tolist())
+
+    def _pieces(self, text: str) -> list[tuple[str, str | None, list[int]]]:
+        """Split a prompt into plain text and words: (text, None, []) or (text, token, row ids)."""
+        pieces: list[tuple[str, str | None, list[int]]] = []
+        at = 0
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            pieces += [(text[at : match.start()], None, []), (match[0], *self._word(match[0]))]
+            at = match.end()
+        return [*pieces, (text[at:], None, [])]
+
+    def _word(self, found: str) -> tuple[str, list[int]]:
+        """Return the word and the ids that a match stands for: all its rows, or the one of `<t>_i`."""
+        first = found.split()[0]
+        if first in self._ids:
+            return first, self._ids[first]
+        word, _, number = first.rpartition("_")
+        return word, [self._ids[word][int(number)]]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+
+    # Rows to start from
+
+    def initial_rows(self, initializer: str, num_vectors: int) -> tuple[Float[np.ndarray, "vectors width"], str]:
+        """Return rows for a new word from a known word or phrase, and a sentence on how its tokens were used.
+
+        The phrase's tokens are spread over the vectors in order; where there are more tokens than vectors,
+        each vector is the mean of its share. TokenError if the phrase has no known token.
+        """
+        ids = [i for i in self._plain_ids(initializer) if i != self.tokenizer.unk_token_id]
+        if not ids:
+            raise TokenError(f"The initializer {initializer!r} has no known word; try a plain noun such as 'toy'.")
+        shares = _spread(ids, num_vectors)
+        rows = np.stack([self.table[share].astype(np.float32).mean(axis=0) for share in shares])
+        names = self.tokenizer.convert_ids_to_tokens(ids)
+        means = "each vector the mean of its share" if len(ids) > num_vectors else "spread over the vectors in order"
+        how = means if len(ids) > 1 else "the same for every vector"
+        return rows, f"{num_vectors} vector(s) start from {initializer!r} ({len(ids)} token(s) {names}: {how})"
+
+    def nearest(self, row: Float[np.ndarray, " width"], count: int = 5) -> list[tuple[str, float]]:
+        """Return the vocabulary's tokens nearest to a row by cosine, with the cosine."""
+        norms = np.linalg.norm(self.table, axis=1) * np.linalg.norm(row)
+        cosine = self.table @ row / np.maximum(norms, 1e-12)
+        best = np.argsort(-cosine, kind="stable")[:count]
+        names = self.tokenizer.convert_ids_to_tokens(best.tolist())
+        return [(str(name).removesuffix("</w>"), float(cosine[i])) for name, i in zip(names, best, strict=True)]
+
+    def check_width(self, concept: Concept, encoder: str) -> Float[np.ndarray, "vectors width"]:
+        """Return the concept's rows for this encoder, or raise TokenError saying which base they are for."""
+        rows = concept.rows.get(encoder)
+        width = self.table.shape[1]
+        if rows is None or rows.shape[1] != width:
+            has = ", ".join(f"{name} of width {block.shape[1]}" for name, block in concept.rows.items())
+            base = f" It was trained on {concept.base!r}." if concept.base else ""
+            raise TokenError(f"{concept.token!r} has rows for {has}; this base wants {encoder} of width {width}.{base}")
+        return rows
+
+
+def _pattern_of(words: dict[str, list[int]]) -> re.Pattern[str]:
+    """Match every lent word, longest first, where it stands alone; a word already written out counts once."""
+    forms: list[str] = []
+    for word, ids in words.items():
+        tokens = [re.escape(t) for t in vector_tokens(word, len(ids))]
+        forms += [*tokens, *([r"[ \t]+".join(tokens)] if len(tokens) > 1 else [])]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(sorted(forms, key=len, reverse=True))})(?!\w)")
+
+
+def _spread(ids: Sequence[int], num_vectors: int) -> list[list[int]]:
+    """Deal a phrase's tokens to vectors in order: a contiguous share each, or one token to several vectors."""
+    if len(ids) >= num_vectors:
+        return [share.tolist() for share in np.array_split(np.asarray(ids), num_vectors)]
+    return [[ids[i * len(ids) // num_vectors]] for i in range(num_vectors)]

@@ -1,0 +1,72 @@
+"""Miniatures for every test: a base of random weights, a folder of pictures, and a recipe that joins them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pseudoword.families.sd import miniature
+from pseudoword.methods.classic import ClassicOptions
+from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
+
+TOKEN = "<cat-toy>"
+SECTIONS = {
+    "base": BaseModel,
+    "data": Data,
+    "training": Training,
+    "schedule": Schedule,
+    "engine": EngineRecipe,
+    "output": Output,
+}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature Stable Diffusion base, epsilon, fp32."""
+    return miniature.write(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small pictures that differ from each other, none of them square."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(3):
+        values = np.random.default_rng(i).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(values).resize((30, 24), Image.Resampling.NEAREST).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def make_recipe(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Make a recipe of 4 quick steps; keyword arguments change any field of any section by its name."""
+
+    def make(**changes: Any) -> Recipe:
+        defaults: dict[str, Any] = {
+            "model": str(base),
+            "token": TOKEN,
+            "pictures": str(pictures),
+            "initializer": "toy",
+            "seed": 7,
+            "batch_size": 2,
+            "steps": "4",
+            "learning_rate": 1e-2,
+            "folder": str(tmp_path / "run"),
+        }
+        values = {**defaults, **changes}
+
+        def take(cls: type) -> Any:
+            names = [f.name for f in dataclasses.fields(cls)]
+            return cls(**{name: values.pop(name) for name in names if name in values})
+
+        concept, method = take(ConceptRecipe), take(ClassicOptions)
+        sections = {name: take(cls) for name, cls in SECTIONS.items()}
+        assert not values, f"no section has {sorted(values)}"
+        return Recipe(concepts=(concept,), method=method, **sections)
+
+    return make
