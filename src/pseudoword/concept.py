@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from pseudoword.errors import TokenError
+
 Property = Literal["object", "style"]
 Rows = Mapping[str, Float[np.ndarray, "vectors width"]]
 
@@ -25,9 +27,9 @@ def encoder_of_width(width: int) -> str:
 
 
 def check_token(token: str) -> None:
-    """Raise ValueError unless `token` can be written in a prompt as one word."""
+    """Raise TokenError unless `token` can be written in a prompt as one word."""
     if not token or token != token.strip() or any(c.isspace() or not c.isprintable() for c in token):
-        raise ValueError(
+        raise TokenError(
             f"The placeholder token must be one word of printable characters without spaces, but is {token!r}; "
             "try something like '<cat-toy>'."
         )
@@ -55,23 +57,23 @@ class Concept:
     def __post_init__(self) -> None:
         check_token(self.token)
         if self.property not in ("object", "style"):
-            raise ValueError(f"A concept's property is 'object' or 'style', not {self.property!r}.")
+            raise TokenError(f"A concept's property is 'object' or 'style', not {self.property!r}.")
         if not self.rows:
-            raise ValueError(f"The concept {self.token!r} has no rows; expected one block per text encoder.")
+            raise TokenError(f"The concept {self.token!r} has no rows; expected one block per text encoder.")
         blocks = {}
         for encoder, block in self.rows.items():
             block = np.ascontiguousarray(block, dtype=np.float32)
             if block.ndim != 2 or 0 in block.shape:
-                raise ValueError(
+                raise TokenError(
                     f"Rows of {self.token!r} for {encoder} must be [vectors, width], not {list(block.shape)}."
                 )
             if not np.isfinite(block).all():
-                raise ValueError(f"Rows of {self.token!r} for {encoder} hold NaN or infinity; the file is damaged.")
+                raise TokenError(f"Rows of {self.token!r} for {encoder} hold NaN or infinity; the file is damaged.")
             block.flags.writeable = False
             blocks[encoder] = block
         if len({len(block) for block in blocks.values()}) > 1:
             counts = {encoder: len(block) for encoder, block in blocks.items()}
-            raise ValueError(f"Every encoder's block of {self.token!r} needs the same number of vectors, not {counts}.")
+            raise TokenError(f"Every encoder's block of {self.token!r} needs the same number of vectors, not {counts}.")
         object.__setattr__(self, "rows", MappingProxyType(blocks))
 
     @builtins.property
@@ -92,7 +94,7 @@ class Concept:
         return formats.read(path, token=token)
 
     def save(self, path: str | Path) -> Path:
-        """Write the word as one file, or, into a folder, as the files that the guide writes; return what was written."""
+        """Write the word as one file, or as the guide's files into a folder; return what was written."""
         from pseudoword import formats
 
         return formats.write(self, path)

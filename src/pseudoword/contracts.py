@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from jaxtyping import Float
-
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
     from pseudoword.batch import Batch, Draw
     from pseudoword.vocabulary import Vocabulary
 

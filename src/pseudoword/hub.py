@@ -22,9 +22,11 @@ def card(concept: Concept, recipe: Recipe) -> str:
     tags = "".join(f"- {tag}\n" for tag in TAGS)
     on_hub = concept.base.count("/") == 1
     base = f"base_model: {concept.base}\n" if on_hub else ""
-    prompt = f"a photo of {concept.token}" if concept.property == "object" else f"a painting in the style of {concept.token}"
+    prompt = (
+        f"a photo of {concept.token}" if concept.property == "object" else f"a painting in the style of {concept.token}"
+    )
     vectors = "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"
-    loader = "diffusers, with `load_textual_inversion`"
+    loader, stem = "diffusers, with `load_textual_inversion`", stem_of(concept.token)
     return f"""---
 {base}tags:
 {tags}---
@@ -39,13 +41,12 @@ from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("{concept.base}")
 pipeline.load_textual_inversion("path/to/this/folder")
-pipeline("{prompt}").images[0].save("picture.png")
+pipeline("{prompt} {concept.token}").images[0].save("picture.png")
 ```
 
 | file | for |
 |---|---|
 | `learned_embeds.safetensors`, `learned_embeds.bin` | {loader} |
-| `exports/{stem_of(concept.token)}.safetensors` | A1111, Forge, ComfyUI, InvokeAI: put it into their embeddings folder; \
-the word there is the file's name |
+| `exports/{stem}.safetensors` | A1111, Forge, ComfyUI, InvokeAI: put it with their embeddings; its name is the word |
 | `token_identifier.txt`, `type_of_concept.txt` | the placeholder token and whether it is an object or a style |
 """

@@ -12,11 +12,12 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Optional, Protocol
 
+from pseudoword.errors import RecipeError
 
-class RecipeError(ValueError):
-    """A recipe that cannot be carried out; the message says what was expected, what came and what to try."""
+# Options are written Optional[X], not X | None: tyro checks the latter's defaults with typeguard, whose import
+# alone would cost --help 0.1 s.
 
 
 class MethodOptions(Protocol):
@@ -49,15 +50,15 @@ class BaseModel:
     """Folder in diffusers layout, Hub id, or 'toybox' for the small model inside this package."""
     family: str = "sd"
     """The kind of base model: 'sd' is Stable Diffusion 1.x and 2.x."""
-    revision: str | None = None
+    revision: Optional[str] = None
     """Branch, tag or commit on the Hub."""
-    variant: str | None = None
+    variant: Optional[str] = None
     """Variant of the weight files, such as 'fp16'."""
-    tokenizer: str | None = None
+    tokenizer: Optional[str] = None
     """Folder or Hub id of another tokenizer than the model's own."""
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    prediction_type: Optional[Literal["epsilon", "v_prediction"]] = None
     """What the denoiser predicts; by default what the model's scheduler configuration says."""
-    clip_skip: int | None = None
+    clip_skip: Optional[int] = None
     """Leave out this many last layers of the text encoder. Some SD 1.x models were trained with 1."""
 
 
@@ -65,7 +66,7 @@ class BaseModel:
 class Data:
     """How pictures become training examples."""
 
-    resolution: int | None = None
+    resolution: Optional[int] = None
     """Side of the square training pictures in pixels; by default the model's own."""
     fit: Literal["crop", "squash"] = "crop"
     """'crop' keeps the aspect ratio and cuts the centre square; 'squash' resizes to a square, as the guide's script."""
@@ -81,13 +82,13 @@ class Data:
 class Training:
     """The optimizer step's own numbers."""
 
-    seed: int | None = None
+    seed: Optional[int] = None
     """Every random choice follows from it. Drawn and written to the run's recipe if not given."""
     batch_size: int = 4
     """Pictures per micro-batch and process."""
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step. Saves memory, costs time; the result is that of one large batch."""
-    gradient_clip: float | None = None
+    gradient_clip: Optional[float] = None
     """Largest norm of the gradient of a word's rows; longer ones are shortened to it. Off by default."""
 
 
@@ -98,11 +99,17 @@ class Schedule:
     steps: str = "500"
     """Length of the run: optimizer steps ('500') or epochs ('3 epochs', times `repeats` pictures)."""
     learning_rate: float = 5e-3
-    """Peak learning rate. 5e-4 to 5e-3 with AdamW on real models; higher moves the word further from its initializer."""
+    """Peak learning rate. 5e-4 to 5e-3 with AdamW on real models; higher moves further from the initializer."""
     scale_lr: bool = False
     """Multiply the learning rate by processes × accumulation steps × batch size, as the guide's command does."""
     lr_scheduler: Literal[
-        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "piecewise_constant"
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "piecewise_constant",
     ] = "cosine"
     """How the learning rate changes over the run."""
     lr_warmup_steps: int = 0
@@ -111,7 +118,7 @@ class Schedule:
     """Hard restarts of 'cosine_with_restarts'."""
     lr_power: float = 1.0
     """Exponent of 'polynomial'."""
-    lr_step_rules: str | None = None
+    lr_step_rules: Optional[str] = None
     """Rules of 'piecewise_constant': '1:100,0.1:200,0.01' is factor 1 to step 100, 0.1 to step 200, then 0.01."""
 
 
@@ -141,7 +148,7 @@ class Output:
     """Write the word as `learned_embeds-steps-N` every so many steps."""
     checkpointing_steps: int = 500
     """Keep a checkpoint (some kilobytes) to resume from every so many steps."""
-    checkpoints_total_limit: int | None = None
+    checkpoints_total_limit: Optional[int] = None
     """Keep only this many newest checkpoints."""
     full_pipeline: bool = False
     """Also write the whole pipeline with the word inside (gigabytes)."""

@@ -18,6 +18,7 @@ import safetensors.numpy
 import tomli_w
 
 from pseudoword import __version__, disk
+from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
 
@@ -35,10 +36,6 @@ FREE_FIELDS = {
     "concepts.0.pictures",
 }
 """Fields that may change; batch and pictures are compared by what they come to."""
-
-
-class RunError(RuntimeError):
-    """A folder that cannot be used for this run; the message says what is there and what to do."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,8 @@ def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     if fixed:
         differences = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in fixed.items())
         raise RunError(
-            f"Cannot resume from {checkpoint.path.name}: {differences}. Set it back, or start a new run in another folder."
+            f"Cannot resume from {checkpoint.path.name}: {differences}. "
+            "Set it back, or start a new run in another folder."
         )
     was, now = checkpoint.facts["arithmetic"], facts["arithmetic"]
     drift = [f"{k} was {was.get(k)} and is {now[k]}" for k in now if was.get(k) != now[k]]

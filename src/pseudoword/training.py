@@ -21,16 +21,13 @@ from pseudoword.concept import Concept, vector_tokens
 from pseudoword.contracts import NonFiniteLoss
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.errors import RecipeError, TrainingStopped
 from pseudoword.families.base import locate
 from pseudoword.progress import Progress
-from pseudoword.recipe import ConceptRecipe, Recipe, RecipeError, parse_steps
+from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
 
 log = logging.getLogger(__name__)
-
-
-class TrainingStopped(RuntimeError):
-    """Training that cannot go on; the message says what happened, what is kept and what to try."""
 
 
 def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None = None) -> Iterator[Progress]:

@@ -12,10 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pseudoword.concept import Concept, check_token, vector_tokens
-
-
-class TokenError(ValueError):
-    """A placeholder token or initializer that this vocabulary cannot take."""
+from pseudoword.errors import TokenError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import numpy as np
 
 from pseudoword.concept import Property
 from pseudoword.data import captions, folder, images
+from pseudoword.errors import PicturesError
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """What `train(recipe, dataset=…)` takes: items are dicts with `pixel_values` `[3, h, w]` and `input_ids` `[tokens]`.
+    """What `train(recipe, dataset=…)` takes: items are dicts of `pixel_values` [3, h, w] and `input_ids` [tokens].
 
     Where it has `cacheable = True`, item `i` is promised to be the same every time, and its latents are encoded once.
     """
@@ -53,7 +54,7 @@ class TextualInversionDataset:
         center_crop: bool = False,
     ) -> None:
         if interpolation not in images.INTERPOLATION:
-            raise ValueError(f"interpolation is one of {', '.join(images.INTERPOLATION)}, not {interpolation!r}.")
+            raise PicturesError(f"interpolation is one of {', '.join(images.INTERPOLATION)}, not {interpolation!r}.")
         self.data_root = data_root
         self.tokenizer = tokenizer
         self.learnable_property: Property = learnable_property

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from pseudoword import schedules
 from pseudoword.batch import Batch, Draw
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.errors import CaptionError
 from pseudoword.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -21,10 +22,6 @@ log = logging.getLogger(__name__)
 Moments = tuple[Float[np.ndarray, "batch channels height width"], Float[np.ndarray, "batch channels height width"]]
 EncodeImages = Callable[[Float[np.ndarray, "batch 3 pixels_high pixels_wide"]], Moments]
 Ids = Mapping[str, Int[np.ndarray, " tokens"]]
-
-
-class CaptionError(ValueError):
-    """A caption in which the word to learn is missing or cut off."""
 
 
 class Cached:
@@ -52,7 +49,9 @@ class Cached:
 class Streamed:
     """Items of a dataset that differ each time, loaded for each draw with the item's own seed, then encoded."""
 
-    def __init__(self, dataset: Dataset, read: ReadItem, encode_images: EncodeImages, seed: tuple[int, int], workers: int):
+    def __init__(
+        self, dataset: Dataset, read: ReadItem, encode_images: EncodeImages, seed: tuple[int, int], workers: int
+    ):
         self.num_pictures = len(dataset)
         self.flip_p = 0.0  # the dataset's own business
         self._items = _SeededItems(dataset, seed)
@@ -93,7 +92,10 @@ def prepare(
     """Return the examples of a dataset: cached if it allows, else streamed. CaptionError if the word is not in them."""
     if not len(dataset):
         raise CaptionError("The dataset is empty; it needs at least one picture.")
-    if isinstance(dataset, TextualInversionDataset) and type(dataset).__getitem__ is TextualInversionDataset.__getitem__:
+    if (
+        isinstance(dataset, TextualInversionDataset)
+        and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
+    ):
         return _cache_pictures(dataset, vocabularies, tokens[0], encode_images)
     read = _item_reader(dataset, vocabularies, tokens)
     if getattr(dataset, "cacheable", False):
@@ -114,7 +116,8 @@ def _cache_pictures(
     sides = [side for side, used in ((False, dataset.flip_p < 1), (True, dataset.flip_p > 0)) if used]
     log.info("Encoding %d pictures once%s", dataset.num_images, " and mirrored" if len(sides) > 1 else "")
     moments = [
-        {flipped: encode_images(dataset.pixels(i, flipped)[None]) for flipped in sides} for i in range(dataset.num_images)
+        {flipped: encode_images(dataset.pixels(i, flipped)[None]) for flipped in sides}
+        for i in range(dataset.num_images)
     ]
     return Cached(moments, [ids] * dataset.num_images, dataset.flip_p)
 

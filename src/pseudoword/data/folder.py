@@ -9,11 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from pseudoword.errors import PicturesError
+
 log = logging.getLogger(__name__)
-
-
-class PicturesError(ValueError):
-    """A folder from which nothing can be learned."""
 
 
 @dataclass(frozen=True)

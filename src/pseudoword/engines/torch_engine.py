@@ -16,7 +16,8 @@ from jaxtyping import Float
 from pseudoword import objectives
 from pseudoword.batch import Batch, Draw
 from pseudoword.contracts import Family, Method, NonFiniteLoss
-from pseudoword.recipe import EngineRecipe, RecipeError
+from pseudoword.errors import RecipeError
+from pseudoword.recipe import EngineRecipe
 
 T = TypeVar("T")
 Params = dict[str, torch.Tensor]
@@ -180,7 +181,9 @@ class TorchEngine:
     def rows(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the learned rows by token and text encoder."""
         blocks = [self.method.rows(torch, own) for own in self.params]  # pyright: ignore[reportArgumentType]
-        return {t: {e: b.detach().cpu().numpy() for e, b in own.items()} for t, own in zip(self.tokens, blocks, strict=True)}
+        return {
+            t: {e: b.detach().cpu().numpy() for e, b in own.items()} for t, own in zip(self.tokens, blocks, strict=True)
+        }
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Return everything a later step depends on, as named arrays."""

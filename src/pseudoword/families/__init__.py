@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from pseudoword.recipe import RecipeError
+from pseudoword.errors import RecipeError
 
 FAMILIES = {"sd": "pseudoword.families.sd"}
 

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from pseudoword.recipe import BaseModel, RecipeError
+from pseudoword.errors import RecipeError
+from pseudoword.recipe import BaseModel
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ class LentEmbedding(nn.Module):
         """The frozen table, for code that asks an embedding for its dtype."""
         return self.frozen[0].weight
 
-    def forward(self, ids: Int[torch.Tensor, "..."]) -> Float[torch.Tensor, "... width"]:
+    def forward(self, ids: Int[torch.Tensor, ...]) -> Float[torch.Tensor, "... width"]:
         """Return the embeddings of ids, in the wider of the two dtypes."""
         [frozen] = self.frozen
         size = frozen.num_embeddings

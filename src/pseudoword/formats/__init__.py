@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from pseudoword import disk
 from pseudoword.concept import Concept, Property
+from pseudoword.errors import FormatError
 from pseudoword.formats import diffusers, kohya, tensors
-from pseudoword.formats.tensors import FormatError
 
 __all__ = ["FORMATS", "FormatError", "identify", "metadata_of", "read", "stem_of", "write", "write_file"]
 

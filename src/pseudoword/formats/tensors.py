@@ -12,13 +12,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from pseudoword.errors import FormatError
+
 LARGEST = 256 * 2**20
 """Bytes above which a file is no embedding."""
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-
-
-class FormatError(ValueError):
-    """A file that is no embedding, or not one that can be read; the message says why."""
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

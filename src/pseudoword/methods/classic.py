@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pseudoword.contracts import Arrays
+from pseudoword.errors import RecipeError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class ClassicOptions:
     def __post_init__(self) -> None:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}.")
+                raise RecipeError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}.")
         if not (self.adam_weight_decay >= 0 and self.adam_epsilon >= 0):
-            raise ValueError("adam_weight_decay and adam_epsilon must not be negative.")
+            raise RecipeError("adam_weight_decay and adam_epsilon must not be negative.")
 
 
 class Classic:
@@ -44,11 +46,11 @@ class Classic:
 
     def params(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The rows themselves."""
-        return {encoder: block.astype(np.float32) for encoder, block in rows.items()}
+        return {encoder: block.astype("float32") for encoder, block in rows.items()}
 
     def state(self, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Running means of gradients and of their squares, per block."""
-        return {f"{kind}.{name}": np.zeros_like(p) for name, p in params.items() for kind in ("mean", "square")}
+        return {f"{kind}.{name}": p * 0 for name, p in params.items() for kind in ("mean", "square")}
 
     def rows(self, xp: ModuleType, params: Arrays) -> dict[str, Any]:
         """The parameters themselves."""

@@ -16,9 +16,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pseudoword import objectives
 from pseudoword.concept import Concept
+from pseudoword.errors import RecipeError
 from pseudoword.families.lookup import lent
 from pseudoword.families.sd import facts
-from pseudoword.recipe import BaseModel, RecipeError
+from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)

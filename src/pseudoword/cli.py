@@ -1,0 +1,56 @@
+"""The `pseudoword` command: dispatches on its first word before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "learn a new word from a folder of pictures",
+    "generate": "make pictures with learned words in the prompt",
+    "inspect": "say what an embedding file holds",
+    "demo": "learn a word on the small model inside this package and show it",
+}
+
+HELP = "\n".join(
+    [
+        "usage: pseudoword COMMAND [OPTIONS]",
+        "",
+        "Teach a text-to-image model a new word from a handful of pictures.",
+        "",
+        *(f"  {name:<10}{what}" for name, what in COMMANDS.items()),
+        "",
+        "pseudoword COMMAND --help tells a command's options; pseudoword --version the version.",
+    ]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        from pseudoword import __version__
+
+        print(f"pseudoword {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"error: there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    from pseudoword.errors import PseudowordError
+
+    try:
+        return importlib.import_module(f"pseudoword.commands.{words[0]}").run(words[1:])
+    except PseudowordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. A run goes on from its last checkpoint with --resume latest.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

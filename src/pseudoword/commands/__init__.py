@@ -1,0 +1,1 @@
+"""One module a command: its options as a dataclass, and `run(arguments)`, which returns the exit code."""

@@ -1,0 +1,59 @@
+"""`pseudoword demo`: learn a word on the small model inside this package and show it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Learn a word on the small model inside this package and show it."""
+
+    concept: Literal["fish", "key", "star"] = "fish"
+    """Which of the example concepts to learn; the model has no word for a fish or a key."""
+    output: Path = field(default_factory=lambda: Path("demo"))
+    """Folder for the run and its picture."""
+    steps: int = 300
+    """Optimizer steps."""
+    seed: int = 0
+    """Every random choice follows from it."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train, draw the contact sheet, and say how to go on."""
+    options = tyro.cli(
+        Options,
+        args=list(arguments),
+        prog="pseudoword demo",
+        description="Learn <toy> from five small pictures on the model inside this package: about a minute on a CPU.",
+        config=(tyro.conf.HelptextFromCommentsOff,),
+    )
+    from pseudoword import watch
+
+    watch.messages()
+    from pseudoword import demo
+
+    began = time.perf_counter()
+    watch.follow(demo.learn(options.concept, options.output, steps=options.steps, seed=options.seed))
+    print(f"Learned {demo.TOKEN} in {time.perf_counter() - began:.0f} s.")
+    picture = demo.contact_sheet(options.concept, options.output)
+    print(f"\nThe picture: {picture.resolve()}")
+    print(
+        "\nWith your own pictures and a real model:\n"
+        "  pseudoword train --model stable-diffusion-v1-5/stable-diffusion-v1-5 --token '<my-cat>' \\\n"
+        "    --pictures my-cat/ --initializer cat --folder my-cat-run\n"
+        "  pseudoword generate --model stable-diffusion-v1-5/stable-diffusion-v1-5 --embeds my-cat-run \\\n"
+        "    --prompt 'a photo of <my-cat> on the beach' --output beach.png"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""`pseudoword generate`: pictures with learned words in the prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pseudoword.errors import RecipeError
+from pseudoword.recipe import BaseModel
+
+EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make pictures with learned words in the prompt."""
+
+    base: BaseModel
+    prompt: tuple[str, ...]
+    """One or more prompts; learned words are written as their placeholder tokens."""
+    embeds: tuple[str, ...] = ()
+    """Embedding files, or folders of runs, of the words to lend to the model."""
+    negative_prompt: str = ""
+    """What the pictures should not be; learned words work here too."""
+    num_images: int = 1
+    """Pictures for each prompt, with consecutive seeds."""
+    seed: int = 0
+    """Seed of the first picture."""
+    num_inference_steps: int = 25
+    """Denoising steps (DPM-Solver++ 2M)."""
+    guidance_scale: float = 7.5
+    """Weight of the prompt against the negative prompt; 1 turns guidance off."""
+    resolution: int = 0
+    """Side of the pictures in pixels; 0 is the model's own."""
+    output: Path = field(default_factory=lambda: Path("picture.png"))
+    """A .png for one picture or a grid; several pictures are numbered, or go into this folder."""
+    grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Lay all pictures out in one, a line for each prompt."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Generate, and say where the pictures are."""
+    options = tyro.cli(
+        Options,
+        args=list(arguments),
+        prog="pseudoword generate",
+        description=f"Make pictures with learned words in the prompt.\n\n{EXAMPLE}",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+    )
+    _check(options)
+    from pseudoword import watch
+
+    watch.messages()
+    from pseudoword import formats, generate
+
+    concepts = [formats.read(path) for path in options.embeds]
+    family = generate.load(options.base)
+    prompts = [prompt for prompt in options.prompt for _ in range(options.num_images)]
+    sampling = generate.Sampling(
+        seed=options.seed,
+        steps=options.num_inference_steps,
+        guidance_scale=options.guidance_scale,
+        resolution=options.resolution or None,
+    )
+    pictures = generate.generate(family, concepts, prompts, negative_prompt=options.negative_prompt, sampling=sampling)
+    told = [{"prompt": prompt, "seed": str(options.seed + i)} for i, prompt in enumerate(prompts)]
+    if options.grid:
+        pictures = [generate.grid(pictures, options.num_images)]
+        told = [{"prompt": "\n".join(options.prompt), "seed": str(options.seed)}]
+    more = {"negative_prompt": options.negative_prompt, "base": options.base.model, "embeds": ", ".join(options.embeds)}
+    for picture, path, own in zip(pictures, _paths(options.output, len(pictures)), told, strict=True):
+        print(generate.save(picture, path, {**own, **{k: v for k, v in more.items() if v}}))
+    return 0
+
+
+def _check(options: Options) -> None:
+    if not options.prompt:
+        raise RecipeError("--prompt needs at least one prompt.")
+    if options.num_images < 1 or options.num_inference_steps < 1:
+        raise RecipeError("--num-images and --num-inference-steps must be at least 1.")
+    if not 0 <= options.seed < 2**63:
+        raise RecipeError(f"--seed must be between 0 and 2^63 - 1, not {options.seed}.")
+    if options.resolution % 8 or options.resolution < 0:
+        raise RecipeError(f"--resolution must be a multiple of 8, not {options.resolution}.")
+    if options.output.suffix.lower() not in ("", ".png"):
+        raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
+
+
+def _paths(output: Path, count: int) -> list[Path]:
+    """Return where pictures go: the one file, numbered files beside it, or numbered files in a folder."""
+    if not output.suffix:
+        return [output / f"{i}.png" for i in range(count)]
+    return [output] if count == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

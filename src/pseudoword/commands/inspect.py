@@ -1,0 +1,80 @@
+"""`pseudoword inspect`: what an embedding file holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Optional
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Say what an embedding file holds."""
+
+    file: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Embedding files, or folders that hold a learned word."""
+    base: Optional[str] = None
+    """A base model to compare with: norms beside the vocabulary's, and each row's nearest words."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a JSON array, an object a file."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Inspect, and print a table or JSON."""
+    options = tyro.cli(
+        Options,
+        args=list(arguments),
+        prog="pseudoword inspect",
+        description="Say what an embedding file holds.",
+        config=(tyro.conf.HelptextFromCommentsOff,),
+    )
+    from pseudoword import watch
+
+    watch.messages()
+    from pseudoword.errors import RecipeError
+    from pseudoword.inspection import inspect
+    from pseudoword.recipe import BaseModel
+
+    if not options.file:
+        raise RecipeError("Name at least one embedding file, or the folder of a run.")
+    base = BaseModel(options.base) if options.base else None
+    told = [inspect(file, base) for file in options.file]
+    if options.json:
+        print(json.dumps(told, indent=1))
+    else:
+        for one in told:
+            _print(one)
+    return 0
+
+
+def _print(told: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name in ("file", "format", "token", "property", "vectors", "base", "steps"):
+        if told[name] is not None:
+            table.add_row(name, str(told[name]))
+    for encoder, width in told["widths"].items():
+        norms = ", ".join(f"{norm:.2f}" for norm in told["norms"][encoder])
+        table.add_row(encoder, f"width {width}, norm {norms}")
+    for encoder, beside in told.get("vocabulary", {}).items():
+        low, high = beside["usual_norms"]
+        usual = f"mean norm {beside['mean_norm']:.2f}, 98 of 100 between {low:.2f} and {high:.2f}"
+        ratios = ", ".join(f"{ratio:.1f}" for ratio in beside["norm_ratio"])
+        table.add_row(f"{told['against']}", f"{encoder}: {usual}; this word has {ratios} times the mean")
+        for i, nearest in enumerate(beside["nearest"]):
+            table.add_row(f"nearest to {i}", ", ".join(f"{word} {cosine:.2f}" for word, cosine in nearest))
+    for name, value in told["metadata"].items():
+        table.add_row(name, value)
+    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

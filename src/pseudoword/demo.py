@@ -1,0 +1,103 @@
+"""The demo: learn `<toy>` on the small model inside this package, and one picture that shows what came of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from pseudoword import toybox
+from pseudoword.concept import Concept
+from pseudoword.generate import Sampling, generate, load
+from pseudoword.methods.classic import ClassicOptions
+from pseudoword.progress import Progress
+from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
+from pseudoword.training import train
+
+log = logging.getLogger(__name__)
+
+TOKEN = "<toy>"
+BASE = BaseModel("toybox")
+SCALE = 2
+"""Pictures of the toybox have 64 pixels; they are shown twice as large."""
+SCENES = ("in the grass", "on the sand", "in the sea", "at night", "in the snow")
+
+
+@dataclass(frozen=True)
+class Show:
+    """A concept for the demo and where its row starts."""
+
+    pictures: str
+    initializer: str
+
+
+CONCEPTS = {"fish": Show("fish", "heart"), "key": Show("key", "ring"), "star": Show("star", "star")}
+
+
+def recipe(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Recipe:
+    """Return the demo's recipe for one of the example concepts."""
+    show = CONCEPTS[concept]
+    return Recipe(
+        concepts=(ConceptRecipe(TOKEN, str(toybox.PICTURES / show.pictures), show.initializer, num_vectors=2),),
+        base=BASE,
+        method=ClassicOptions(),
+        training=Training(seed=seed, batch_size=4),
+        schedule=Schedule(steps=str(steps), learning_rate=2e-2, lr_warmup_steps=10),
+        output=Output(folder=str(folder), save_steps=steps, checkpointing_steps=100),
+    )
+
+
+def learn(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Iterator[Progress]:
+    """Train the demo's word; see `train`."""
+    return train(recipe(concept, folder, steps=steps, seed=seed))
+
+
+def contact_sheet(concept: str, folder: Path) -> Path:
+    """Write the picture that shows the run in `folder`: given pictures, before, after, new scenes; return its path."""
+    began = time.perf_counter()
+    show, learned = CONCEPTS[concept], Concept.load(folder)
+    family = load(BASE)
+    sampling = Sampling(seed=1, steps=20, guidance_scale=4.0)
+    columns = 5
+
+    def sample(words: list[Concept], prompts: list[str]) -> list[Image.Image]:
+        return generate(family, words, prompts, sampling=sampling, batch_size=columns)
+
+    before = Concept(TOKEN, {e: v.initial_rows(show.initializer, 1)[0] for e, v in family.vocabularies.items()})
+    plain = f"a photo of a {TOKEN}"
+    given = [Image.open(p).convert("RGB") for p in sorted((toybox.PICTURES / show.pictures).glob("*.png"))]
+    rows = [
+        ("The pictures given", given[:columns]),
+        (f"Before: “{plain}” ({TOKEN} is still “{show.initializer}”)", sample([before], [plain] * columns)),
+        (f"After: “{plain}”", sample([learned], [plain] * columns)),
+        (f"New scenes: “{plain} …”", sample([learned], [f"{plain} {scene}" for scene in SCENES])),
+    ]
+    path = folder / "contact-sheet.png"
+    _draw(rows, columns, under={3: list(SCENES)}).save(path)
+    log.info("Sampled %d pictures in %.1f s", 3 * columns, time.perf_counter() - began)
+    return path
+
+
+def _draw(rows: list[tuple[str, list[Image.Image]]], columns: int, under: dict[int, list[str]]) -> Image.Image:
+    """Lay out rows of pictures with a heading each, and captions under the rows in `under`."""
+    side, gap, heading, caption = rows[0][1][0].width * SCALE, 8, 30, 22
+    fonts: list[Any] = [ImageFont.load_default(size) for size in (17, 14)]
+    width = columns * (side + gap) + gap
+    heights = [heading + side + gap + (caption if i in under else 0) for i in range(len(rows))]
+    sheet = Image.new("RGB", (width, sum(heights) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = gap
+    for i, (title, pictures) in enumerate(rows):
+        draw.text((gap, top + 4), title, fill="black", font=fonts[0])
+        for j, picture in enumerate(pictures):
+            left = gap + j * (side + gap)
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top + heading))
+            if i in under:
+                draw.text((left + 2, top + heading + side + 3), under[i][j], fill="dimgray", font=fonts[1])
+        top += heights[i]
+    return sheet

@@ -1,0 +1,35 @@
+"""What can be refused: each error's message is one sentence on what was expected, what came and what to try."""
+
+from __future__ import annotations
+
+
+class PseudowordError(Exception):
+    """Anything that a person can mend; commands print the message and end with code 1."""
+
+
+class RecipeError(PseudowordError, ValueError):
+    """A recipe that cannot be carried out."""
+
+
+class TokenError(PseudowordError, ValueError):
+    """A placeholder token, initializer or word that cannot be taken."""
+
+
+class PicturesError(PseudowordError, ValueError):
+    """A folder from which nothing can be learned."""
+
+
+class CaptionError(PseudowordError, ValueError):
+    """A caption in which the word to learn is missing or cut off."""
+
+
+class FormatError(PseudowordError, ValueError):
+    """A file that is no embedding, or not one that can be read."""
+
+
+class RunError(PseudowordError, RuntimeError):
+    """A run's folder or checkpoint that cannot be used."""
+
+
+class TrainingStopped(PseudowordError, RuntimeError):
+    """Training that cannot go on; what was kept is said."""

@@ -1,0 +1,112 @@
+"""How a run shows itself: a bar at a terminal, plain lines elsewhere, JSON where a program reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from pseudoword.progress import Progress
+
+LINES = 20
+"""Lines that a whole run prints where output is not a terminal."""
+AVERAGED = 50
+"""Steps over which the shown loss is averaged; a single step's loss is mostly the noise of its timesteps."""
+
+
+def follow(run: Iterable[Progress], *, as_json: bool = False, quiet: bool = False) -> Progress | None:
+    """Iterate over a run to its end, showing it on the way, and return the last step (None if there was none)."""
+    if quiet:
+        return _last(run)
+    if as_json:
+        return _last(_printed_as_json(run))
+    return _bar(run) if sys.stderr.isatty() else _lines(run)
+
+
+def messages(level: int = logging.INFO) -> None:
+    """Show what pseudoword logs, one line each on standard error; keep what it is built on to its errors."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("pseudoword")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def _last(run: Iterable[Progress]) -> Progress | None:
+    last = None
+    for progress in run:
+        last = progress
+    return last
+
+
+def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
+    for p in run:
+        saved = [str(path) for path in p.saved]
+        line = {
+            "step": p.step,
+            "steps": p.steps,
+            "loss": dict(p.loss),
+            "lr": p.lr,
+            "seconds": p.seconds,
+            "saved": saved,
+        }
+        print(json.dumps(line), flush=True)
+        yield p
+
+
+def _lines(run: Iterable[Progress]) -> Progress | None:
+    losses: deque[float] = deque(maxlen=AVERAGED)
+    last, began, first = None, time.perf_counter(), None
+    for last in run:
+        first = first if first is not None else last.step - 1
+        losses.append(_mean(last))
+        if last.step % max(1, last.steps // LINES) == 0 or last.step == last.steps:
+            pace = (time.perf_counter() - began) / (last.step - first)
+            print(_sentence(last, losses, pace), file=sys.stderr, flush=True)
+    return last
+
+
+def _sentence(p: Progress, losses: deque[float], pace: float) -> str:
+    left = round(pace * (p.steps - p.step))
+    loss = sum(losses) / len(losses)
+    kept = "".join(f"  kept {path.name}" for path in p.saved)
+    return f"step {p.step}/{p.steps}  loss {loss:.4f}  lr {p.lr:.2e}  {pace:.2f} s a step  {left} s left{kept}"
+
+
+def _bar(run: Iterable[Progress]) -> Progress | None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("learning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TimeRemainingColumn(),
+    )
+    losses: deque[float] = deque(maxlen=AVERAGED)
+    last: Progress | None = None
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = None
+        for last in run:
+            losses.append(_mean(last))
+            if task is None:
+                task = bar.add_task("", total=last.steps, completed=last.step - 1, loss=losses[0])
+            bar.update(task, completed=last.step, loss=sum(losses) / len(losses))
+            for path in last.saved:
+                bar.console.print(f"kept {path.name}")
+    return last
+
+
+def _mean(progress: Progress) -> float:
+    return sum(progress.loss.values()) / len(progress.loss)
