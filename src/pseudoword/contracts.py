@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
     from pseudoword.batch import Batch, Draw
+    from pseudoword.concept import Concept
+    from pseudoword.recipe import BaseModel
     from pseudoword.vocabulary import Vocabulary
 
+T = TypeVar("T")
 Arrays = Mapping[str, Any]
 """Named arrays of the engine's library: a concept's parameters, their gradients, or an optimizer's state."""
 
@@ -51,6 +54,15 @@ class Family(Protocol):
     num_timesteps: int
     resolution: int
     """The model's own side of a picture, in pixels."""
+    latent_factor: int
+    """Pixels to a side of a latent; pictures' sides must be multiples of it."""
+
+    @classmethod
+    def load(cls, base: BaseModel) -> Self:
+        """Load a base on the host; RecipeError says what is missing."""
+        ...
+
+    # The parts of the loss
 
     def encode_images(self, pixels: Float[np.ndarray, "batch 3 height width"]) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the pictures' latents, as NumPy arrays."""
@@ -76,17 +88,84 @@ class Family(Protocol):
         """Return what the prediction should be."""
         ...
 
+    # Where and how it is held
+
+    def to(self, device: Any, dtype: Any, *, vae_dtype: Any = None) -> None:
+        """Move the base to a device, the denoiser to `dtype`, the VAE to `vae_dtype` or fp32, the rest in fp32."""
+        ...
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        ...
+
+    def use_xformers(self) -> None:
+        """Compute attention with xformers."""
+        ...
+
+    def leave_vae(self) -> None:
+        """Take the VAE off the accelerator."""
+        ...
+
+    # Beyond training, with diffusers
+
+    def pipeline(self) -> Any:
+        """Return a diffusers pipeline of these very modules."""
+        ...
+
+    def prompt_inputs(self, ids: Arrays, negative_ids: Arrays, rows: Arrays | None) -> dict[str, Any]:
+        """Return the pipeline's arguments for prompts and negative prompts, given as NumPy ids per text encoder."""
+        ...
+
+    def with_words(self, concepts: Sequence[Concept]) -> Any:
+        """Return a pipeline with the words inside, for others to load; the base itself stays as it is."""
+        ...
+
 
 class Engine(Protocol):
     """Who differentiates and updates, on which devices and processes."""
 
     is_main: bool
     """Whether this process writes the run's files."""
+    processes: int
+    step_number: int
+    """Optimizer steps done."""
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Let the main process act and return its result on every process; its error is raised on all of them."""
+        ...
+
+    def prepare(self, family: Family) -> None:
+        """Put the frozen base on the device in this engine's precision."""
+        ...
+
+    def start(self, family: Family, method: Method, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
+        ...
 
     def shares(self, batch_size: int, gradient_accumulation_steps: int) -> list[list[int]]:
         """Return this process' micro-batches of a step: indices into the concept's global batch."""
         ...
 
     def step(self, micro_batches: Sequence[tuple[Batch, Draw]], lr: float) -> dict[str, float]:
-        """Carry out one optimizer step and return the loss of each concept's global batch."""
+        """Carry out one optimizer step and return the loss of each concept's global batch, or raise NonFiniteLoss."""
+        ...
+
+    def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> float:
+        """Return the mean loss over given draws without training: comparable between steps and runs."""
+        ...
+
+    def rows(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the learned rows by token and text encoder."""
+        ...
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Return everything a later step depends on, as named arrays."""
+        ...
+
+    def restore(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Go back to a snapshot taken after `step` steps."""
+        ...
+
+    def arithmetic(self) -> dict[str, str]:
+        """Return what the last bits of the result depend on besides the recipe."""
         ...

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from pseudoword import families, toybox
 from pseudoword.concept import Concept
+from pseudoword.contracts import Family
 from pseudoword.families.base import locate
 from pseudoword.recipe import BaseModel
 
@@ -36,18 +36,17 @@ class Sampling:
     """Side of the picture in pixels; by default the model's own."""
 
 
-def load(base: BaseModel) -> Any:
+def load(base: BaseModel) -> Family:
     """Load a base for sampling on the best device there is, in half precision on a GPU."""
     family = families.part(base.family, "torch").FAMILY.load(locate(base, toybox.BASES))
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
-    family.to(device, dtype)
-    family.vae.to(dtype)
+    family.to(device, dtype, vae_dtype=dtype)
     return family
 
 
 def generate(
-    family: Any,
+    family: Family,
     concepts: Sequence[Concept],
     prompts: Sequence[str],
     *,
@@ -70,8 +69,7 @@ def generate(
             some = prompts[first : first + batch_size]
             seeds = [sampling.seed + first + i for i in range(len(some))]
             pictures += pipeline(
-                prompt_embeds=embed(family, some, rows),
-                negative_prompt_embeds=embed(family, [negative_prompt] * len(some), rows),
+                **family.prompt_inputs(encode(family, some), encode(family, [negative_prompt] * len(some)), rows),
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance_scale,
@@ -82,7 +80,7 @@ def generate(
 
 
 @contextmanager
-def words(family: Any, concepts: Sequence[Concept]) -> Iterator[Mapping[str, torch.Tensor] | None]:
+def words(family: Family, concepts: Sequence[Concept]) -> Iterator[Mapping[str, torch.Tensor] | None]:
     """Lend words to a base's vocabularies for the block; yields all rows under each other, per text encoder."""
     blocks: dict[str, list[np.ndarray]] = {encoder: [] for encoder in family.vocabularies}
     try:
@@ -96,17 +94,16 @@ def words(family: Any, concepts: Sequence[Concept]) -> Iterator[Mapping[str, tor
             vocabulary.give_back()
 
 
-@torch.no_grad()
-def embed(family: Any, prompts: Sequence[str], rows: Mapping[str, torch.Tensor] | None) -> torch.Tensor:
-    """Return prompts as the denoiser is conditioned on them, `[prompts, tokens, width]`."""
+def encode(family: Family, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the ids of prompts `[prompts, tokens]` per text encoder; says which words a prompt's end cut off."""
     ids = {}
     for encoder, vocabulary in family.vocabularies.items():
         encoded = [vocabulary.encode(prompt) for prompt in prompts]
         for prompt, one in zip(prompts, encoded, strict=True):
             if one.cut:
                 log.warning("Cut off at %d tokens: %s in %r", vocabulary.model_max_length, ", ".join(one.cut), prompt)
-        ids[encoder] = torch.from_numpy(np.stack([one.ids for one in encoded])).to(family.text_encoder.device)
-    return family.condition(ids, rows).to(family.unet.dtype)
+        ids[encoder] = np.stack([one.ids for one in encoded])
+    return ids
 
 
 def grid(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:

@@ -55,13 +55,17 @@ class Checkpoint:
 
 
 class Run:
-    """The folder of one run, held by this process until closed."""
+    """The folder of one run; RunError if another process holds it. Without `hold` it is only looked at."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, hold: bool = True) -> None:
         self.folder = Path(folder).expanduser()
+        self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
+        if hold:
+            self._hold()
+
+    def _hold(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
             self._lock.acquire()
         except filelock.Timeout as error:
             raise RunError(

@@ -18,7 +18,7 @@ import numpy as np
 
 from pseudoword import engines, families, formats, hub, methods, schedules, toybox
 from pseudoword.concept import Concept, vector_tokens
-from pseudoword.contracts import NonFiniteLoss
+from pseudoword.contracts import Engine, Family, NonFiniteLoss
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.errors import RecipeError, TrainingStopped
@@ -36,7 +36,7 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None 
     `dataset` replaces the folder of pictures (see `Dataset`); `resume` is 'latest' or a checkpoint's folder.
     Raises RecipeError, RunError, PicturesError, CaptionError, TokenError or TrainingStopped, each saying what to try.
     """
-    engine = engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
+    engine: Engine = engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
     with _opened(engine, recipe) as run:
         # What an earlier part of this run decided, and the pictures: both before any weight is loaded.
         checkpoint = engine.on_main(lambda: run.find(resume))
@@ -49,7 +49,7 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None 
             refuse_changes(checkpoint, facts)
 
         # The frozen base, the word with its starting rows, and what it is learned from.
-        family = families.part(recipe.base.family, "torch").FAMILY.load(locate(recipe.base, toybox.BASES))
+        family: Family = families.part(recipe.base.family, "torch").FAMILY.load(locate(recipe.base, toybox.BASES))
         rows = _starting_rows(family, wanted)
         engine.prepare(family)
         engine.start(family, methods.build(recipe.method), {wanted.token: rows})
@@ -101,18 +101,18 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None 
 
 
 @contextmanager
-def _opened(engine: Any, recipe: Recipe) -> Iterator[Any]:
-    """Hold the run's folder on the main process; the others have none."""
+def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
+    """Hold the run's folder on the main process; the others only know where it is."""
     held: list[Run] = []
     engine.on_main(lambda: held.append(Run(recipe.output.folder)))
+    run = held[0] if held else Run(recipe.output.folder, hold=False)
     try:
-        yield held[0] if held else None
+        yield run
     finally:
-        for run in held:
-            run.close()
+        run.close()
 
 
-def _seeded(engine: Any, recipe: Recipe, checkpoint: Checkpoint | None) -> Recipe:
+def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> Recipe:
     """Return the recipe with a seed: its own, the resumed run's, or a new one."""
     seed = recipe.training.seed
     if seed is None:
@@ -143,7 +143,7 @@ def _facts(recipe: Recipe, data: Dataset, batch: int, arithmetic: dict[str, str]
     return {"recipe": recipe.to_dict(), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
 
 
-def _starting_rows(family: Any, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
+def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
     """Lend the word to the family's vocabularies and return its starting rows from the initializer."""
     file = Path(wanted.initializer).expanduser()
     earlier = formats.read(file) if file.suffix in (".safetensors", ".bin", ".pt") or file.is_dir() else None
@@ -164,11 +164,13 @@ def _starting_rows(family: Any, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
     return rows
 
 
-def _examples(family: Any, recipe: Recipe, wanted: ConceptRecipe, data: Dataset) -> examples.Cached | examples.Streamed:
+def _examples(
+    family: Family, recipe: Recipe, wanted: ConceptRecipe, data: Dataset
+) -> examples.Cached | examples.Streamed:
     """Return what batches are made of; if every latent is cached, the VAE leaves the accelerator."""
     size = recipe.data.resolution or family.resolution
-    if size % family.vae_scale:
-        raise RecipeError(f"resolution must be a multiple of {family.vae_scale} for this base, but is {size}.")
+    if size % family.latent_factor:
+        raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
     if isinstance(data, TextualInversionDataset) and not data.size:
         data.size = size
     source = examples.prepare(
@@ -196,7 +198,7 @@ def _steps(recipe: Recipe, data: Dataset, processes: int) -> int:
 # During and after it
 
 
-def _keep(run: Run, engine: Any, recipe: Recipe, facts: dict[str, Any], progress: Progress) -> Iterator[Path]:
+def _keep(run: Run, engine: Engine, recipe: Recipe, facts: dict[str, Any], progress: Progress) -> Iterator[Path]:
     """Write what is due after this step; the last step always leaves a checkpoint, so a finished run can go on."""
     step, output = progress.step, recipe.output
     if step % output.save_steps == 0:
@@ -224,9 +226,9 @@ def _concept(recipe: Recipe, rows: dict[str, np.ndarray], step: int) -> Concept:
     )
 
 
-def _finish(run: Run, family: Any, recipe: Recipe, concept: Concept) -> None:
+def _finish(run: Run, family: Family, recipe: Recipe, concept: Concept) -> None:
     """Write the learned word for every reader."""
-    formats.write(concept, run.folder, safetensors=recipe.output.safe_serialization)
+    formats.write_folder(concept, run.folder, safetensors=recipe.output.safe_serialization)
     exports = run.folder / "exports"
     exports.mkdir(exist_ok=True)
     suffix = "safetensors" if recipe.output.safe_serialization else "bin"
@@ -236,8 +238,8 @@ def _finish(run: Run, family: Any, recipe: Recipe, concept: Concept) -> None:
         family.with_words([concept]).save_pretrained(run.folder)
 
 
-def _stopped(run: Run | None, error: NonFiniteLoss, recipe: Recipe) -> TrainingStopped:
-    kept = run.checkpoints()[-1:] if run else []
+def _stopped(run: Run, error: NonFiniteLoss, recipe: Recipe) -> TrainingStopped:
+    kept = run.checkpoints()[-1:]
     where = f"The last good checkpoint is {kept[0][1]}." if kept else "No checkpoint had been kept yet."
     half = "mixed_precision 'bf16' or 'no', or " if recipe.engine.mixed_precision == "fp16" else ""
     return TrainingStopped(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,15 +101,6 @@ class Vocabulary:
             words=tuple(word for word, end in spans if end <= room),
             cut=tuple(word for word, end in spans if end > room),
         )
-
-    def __call__(self, text: str, **options: Any) -> Any:
-        """Stand in for a Hugging Face tokenizer's call on one text, always padded and cut to the model's length."""
-        ids = self.encode(text).ids
-        if options.get("return_tensors") == "pt":
-            import torch
-
-            return SimpleNamespace(input_ids=torch.from_numpy(ids)[None])
-        return SimpleNamespace(input_ids=ids.tolist())
 
     def _pieces(self, text: str) -> list[tuple[str, str | None, list[int]]]:
         """Split a prompt into plain text and words: (text, None, []) or (text, token, row ids)."""

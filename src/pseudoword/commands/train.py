@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
 def parse(arguments: Sequence[str]) -> Options:
     """Return the options of a command line, over those of its recipe file if it names one."""
     default = _from_recipe(arguments)
-    return tyro.cli(
+    return tyro.cli(  # pyright: ignore[reportReturnType] (without a default the type is still Options)
         Options,
         args=list(arguments),
         default=default,

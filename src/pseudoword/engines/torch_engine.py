@@ -47,7 +47,7 @@ class TorchEngine:
         if options.xformers:
             _check_xformers(self.device)
 
-    def prepare(self, family: Any) -> None:
+    def prepare(self, family: Family) -> None:
         """Put the frozen base on the device in this engine's precision."""
         family.to(self.device, self.dtype)
         if self.options.xformers:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 
 class LentEmbedding(nn.Module):
@@ -34,12 +36,12 @@ class LentEmbedding(nn.Module):
 
 
 @contextmanager
-def lent(encoder: nn.Module, rows: Float[torch.Tensor, "rows width"] | None) -> Iterator[None]:
+def lent(encoder: PreTrainedModel, rows: Float[torch.Tensor, "rows width"] | None) -> Iterator[None]:
     """Lend rows to a transformers text encoder for the block; its own embedding is put back after it."""
     if rows is None:
         yield
         return
-    frozen = encoder.get_input_embeddings()
+    frozen = cast(nn.Embedding, encoder.get_input_embeddings())
     encoder.set_input_embeddings(LentEmbedding(frozen, rows))
     try:
         yield

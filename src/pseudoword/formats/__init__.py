@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,21 @@ from pseudoword.concept import Concept, Property
 from pseudoword.errors import FormatError
 from pseudoword.formats import diffusers, kohya, tensors
 
-__all__ = ["FORMATS", "FormatError", "identify", "metadata_of", "read", "stem_of", "write", "write_file"]
+__all__ = [
+    "FORMATS",
+    "FormatError",
+    "identify",
+    "metadata_of",
+    "read",
+    "stem_of",
+    "write",
+    "write_file",
+    "write_folder",
+]
 
 FORMATS: dict[str, ModuleType] = {"kohya": kohya, "diffusers": diffusers}
 """In the order of trying: `emb_params` would also pass as a diffusers file with an odd token."""
+SUFFIXES = (".safetensors", ".bin", ".pt")
 IN_FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
 KNOWN = ("token", "property", "base", "steps", "format", "version", "encoders")
 
@@ -69,21 +79,23 @@ def _read_line(path: Path) -> str:
         return ""
 
 
-def write(concept: Concept, path: str | Path, *, safetensors: bool = True) -> Path:
-    """Write a concept for diffusers: as one file if `path` has an extension, else as a folder with the guide's files.
-
-    Without `safetensors`, a folder gets only the .bin.
-    """
+def write(concept: Concept, path: str | Path) -> Path:
+    """Write a concept for diffusers: one file if `path` ends as an embedding file does, else the guide's folder."""
     path = Path(path).expanduser()
-    if path.suffix:
+    if path.suffix in SUFFIXES and not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_file(concept, path)
-    path.mkdir(parents=True, exist_ok=True)
+    return write_folder(concept, path)
+
+
+def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) -> Path:
+    """Write the guide's files into a folder; without `safetensors` it gets only the .bin of the two."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in IN_FOLDER if safetensors else IN_FOLDER[1:]:
-        write_file(concept, path / name)
-    disk.write(path / "token_identifier.txt", concept.token)
-    disk.write(path / "type_of_concept.txt", concept.property)
-    return path
+        write_file(concept, folder / name)
+    disk.write(folder / "token_identifier.txt", concept.token)
+    disk.write(folder / "type_of_concept.txt", concept.property)
+    return folder
 
 
 def write_file(concept: Concept, path: Path, format_: str = "diffusers") -> Path:
@@ -91,7 +103,7 @@ def write_file(concept: Concept, path: Path, format_: str = "diffusers") -> Path
     arrays = FORMATS[format_].write(concept)
     if path.suffix == ".safetensors":
         return disk.write(path, tensors.to_safetensors(arrays, metadata_of(concept)))
-    if path.suffix in (".bin", ".pt"):
+    if path.suffix in SUFFIXES:
         return disk.write(path, tensors.to_bin(arrays))
     raise FormatError(f"An embedding is written as .safetensors, .bin or .pt, not as {path.suffix!r} ({path.name}).")
 
@@ -115,8 +127,3 @@ def metadata_of(concept: Concept) -> dict[str, str]:
 def stem_of(token: str) -> str:
     """Return a file stem that every tool can trigger on: no brackets, spaces or slashes."""
     return re.sub(r"[^\w.-]+", "-", token).strip("-.") or "word"
-
-
-def renamed(concept: Concept, token: str) -> Concept:
-    """Return the same word under another placeholder token."""
-    return dataclasses.replace(concept, token=token)

@@ -9,8 +9,6 @@ import numpy as np
 
 from pseudoword.concept import Concept, encoder_of_width
 
-READERS = ("diffusers",)
-
 
 def owns(tensors: Mapping[str, Any]) -> bool:
     """Whether a file's content is of this format (diffusers' loader: exactly one key, an array)."""

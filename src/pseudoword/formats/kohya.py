@@ -12,7 +12,6 @@ import numpy as np
 
 from pseudoword.concept import ENCODER_OF_WIDTH, Concept, encoder_of_width
 
-READERS = ("A1111", "Forge", "ComfyUI", "InvokeAI", "kohya")
 ENCODERS = frozenset(ENCODER_OF_WIDTH.values())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pseudoword.concept import encoder_of_width
 
-NAME = "sd"
 PARTS = {"clip_l": "text_encoder"}
 """The pipeline's folder of each text encoder (SD 2.x names its encoder clip_h)."""
 

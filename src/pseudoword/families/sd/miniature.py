@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -24,8 +24,8 @@ def write(
 ) -> Path:
     """Write a base of random weights to `folder` and return it: 16-pixel pictures, factor 2, three layers of text."""
     torch.manual_seed(seed)
-    tokenizer = clip_tokenizer(max_length)
-    text_encoder = CLIPTextModel(
+    tokenizer: Any = clip_tokenizer(max_length)
+    text_encoder: Any = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
@@ -40,7 +40,7 @@ def write(
         )
     )
     text_encoder.get_input_embeddings().weight.data.normal_(std=0.3)
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -50,15 +50,15 @@ def write(
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16),
+    vae: Any = AutoencoderKL(
+        block_out_channels=(8, 16),  # pyright: ignore[reportArgumentType]
         norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        down_block_types=("DownEncoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
         latent_channels=4,
         sample_size=16,
     )
-    scheduler = DDPMScheduler(
+    scheduler: Any = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -69,7 +69,7 @@ def write(
     parts = {"unet": unet.to(dtype), "vae": vae.to(dtype), "text_encoder": text_encoder.to(dtype)}
     pipeline = StableDiffusionPipeline(
         tokenizer=tokenizer,
-        scheduler=scheduler,  # pyright: ignore[reportArgumentType]
+        scheduler=scheduler,
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,

@@ -40,17 +40,21 @@ class StableDiffusion:
         scheduler: DDPMScheduler,
     ) -> None:
         self.base = base
-        self.text_encoder, self.vae, self.unet, self.scheduler = text_encoder, vae, unet, scheduler
+        # Any: these classes' own annotations of `to`, `train` and `__call__` mislead type checkers.
+        self.text_encoder: Any = text_encoder
+        self.vae: Any = vae
+        self.unet: Any = unet
+        self.scheduler = scheduler
         for module in self.modules.values():
             module.requires_grad_(False).eval()
-        table = text_encoder.get_input_embeddings().weight.detach().float().cpu().numpy()
+        table = self.text_encoder.get_input_embeddings().weight.detach().float().cpu().numpy()
         [self.encoder] = facts.encoders(table.shape[1])
         self.vocabularies = {self.encoder: Vocabulary(tokenizer, table)}
-        self.prediction_type = _prediction_type(base, scheduler)
+        self.prediction_type: objectives.PredictionType = _prediction_type(base, scheduler)
         self.num_timesteps: int = int(scheduler.config["num_train_timesteps"])
         self.alphas_cumprod = scheduler.alphas_cumprod
-        self.vae_scale = 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.resolution: int = int(unet.config["sample_size"]) * self.vae_scale
+        self.latent_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.resolution: int = int(unet.config["sample_size"]) * self.latent_factor
         _check_clip_skip(base, text_encoder)
 
     @property
@@ -78,13 +82,20 @@ class StableDiffusion:
                 f"Cannot load {base.model!r} as Stable Diffusion 1.x or 2.x in diffusers layout: {reason} "
                 "Give a folder or Hub id that has tokenizer, text_encoder, vae, unet and scheduler."
             ) from error
-        return cls(base, tokenizer, text_encoder, cast(AutoencoderKL, vae), unet, scheduler)
+        return cls(
+            base,
+            tokenizer,
+            text_encoder,
+            cast(AutoencoderKL, vae),
+            cast(UNet2DConditionModel, unet),
+            cast(DDPMScheduler, scheduler),
+        )
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Move the base to a device, the UNet also to `dtype`; text encoder and VAE stay fp32."""
-        self.unet.to(device=device, dtype=dtype)  # pyright: ignore[reportCallIssue]
-        self.text_encoder.to(device=device)  # pyright: ignore[reportArgumentType]
-        self.vae.to(device=device)
+    def to(self, device: torch.device | str, dtype: torch.dtype, *, vae_dtype: torch.dtype | None = None) -> None:
+        """Move the base to a device, the UNet to `dtype`, the VAE to `vae_dtype` or fp32; the text encoder is fp32."""
+        self.unet.to(device=device, dtype=dtype)
+        self.text_encoder.to(device=device)
+        self.vae.to(device=device, dtype=vae_dtype or torch.float32)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
 
     def checkpoint_gradients(self) -> None:
@@ -108,7 +119,7 @@ class StableDiffusion:
     def encode_images(self, pixels: Float[np.ndarray, "batch 3 high wide"]) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the latents, in fp32 (the VAE's own posterior)."""
         values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.vae.device, torch.float32)
-        posterior = self.vae.encode(values).latent_dist  # pyright: ignore[reportAttributeAccessIssue]
+        posterior = self.vae.encode(values).latent_dist
         return posterior.mean.cpu().numpy(), posterior.std.cpu().numpy()
 
     def latents(self, mean: Latents, std: Latents, posterior: Latents) -> Latents:
@@ -142,10 +153,25 @@ class StableDiffusion:
 
     # Beyond training
 
+    @torch.no_grad()
+    def prompt_inputs(
+        self,
+        ids: Mapping[str, np.ndarray],
+        negative_ids: Mapping[str, np.ndarray],
+        rows: Mapping[str, torch.Tensor] | None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the pipeline's embeddings of prompts and negative prompts, `[prompts, tokens, width]` each."""
+
+        def embed(ids: Mapping[str, np.ndarray]) -> torch.Tensor:
+            own = {encoder: torch.from_numpy(block).to(self.text_encoder.device) for encoder, block in ids.items()}
+            return self.condition(own, rows).to(self.unet.dtype)
+
+        return {"prompt_embeds": embed(ids), "negative_prompt_embeds": embed(negative_ids)}
+
     def with_words(self, concepts: Sequence[Concept]) -> StableDiffusionPipeline:
         """Return a pipeline with the words inside: rows in a copy of the table, tokens in a copy of the tokenizer."""
         tokenizer = copy.deepcopy(self.vocabularies[self.encoder].tokenizer)
-        text_encoder = copy.deepcopy(self.text_encoder).to(device="cpu")  # pyright: ignore[reportArgumentType]
+        text_encoder = copy.deepcopy(self.text_encoder).to(device="cpu")
         for concept in concepts:
             tokenizer.add_tokens(concept.tokens)
         size = max(len(tokenizer), text_encoder.get_input_embeddings().num_embeddings)
