@@ -14,8 +14,8 @@ from PIL import Image
 from pseudoword.families.sd import miniature
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
+from tests.miniatures import TOKEN
 
-TOKEN = "<cat-toy>"
 SECTIONS = {
     "base": BaseModel,
     "data": Data,

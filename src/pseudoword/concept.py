@@ -62,7 +62,7 @@ class Concept:
             raise TokenError(f"The concept {self.token!r} has no rows; expected one block per text encoder.")
         blocks = {}
         for encoder, block in self.rows.items():
-            block = np.ascontiguousarray(block, dtype=np.float32)
+            block = np.array(block, dtype=np.float32, order="C")  # a copy: the caller's array stays the caller's
             if block.ndim != 2 or 0 in block.shape:
                 raise TokenError(
                     f"Rows of {self.token!r} for {encoder} must be [vectors, width], not {list(block.shape)}."

@@ -13,6 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pseudoword import toybox
 from pseudoword.concept import Concept
+from pseudoword.contracts import Family
+from pseudoword.data.dataset import TextualInversionDataset
+from pseudoword.evaluate.fixed_draw import fixed_draw_loss
 from pseudoword.generate import Sampling, generate, load
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.progress import Progress
@@ -34,16 +37,19 @@ class Show:
 
     pictures: str
     initializer: str
+    num_vectors: int = 1
 
 
-CONCEPTS = {"fish": Show("fish", "heart"), "key": Show("key", "ring"), "star": Show("star", "star")}
+CONCEPTS = {"star": Show("star", "circle"), "fish": Show("fish", "circle"), "key": Show("key", "ring")}
 
 
 def recipe(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Recipe:
     """Return the demo's recipe for one of the example concepts."""
     show = CONCEPTS[concept]
     return Recipe(
-        concepts=(ConceptRecipe(TOKEN, str(toybox.PICTURES / show.pictures), show.initializer, num_vectors=2),),
+        concepts=(
+            ConceptRecipe(TOKEN, str(toybox.PICTURES / show.pictures), show.initializer, num_vectors=show.num_vectors),
+        ),
         base=BASE,
         method=ClassicOptions(),
         training=Training(seed=seed, batch_size=4),
@@ -57,6 +63,25 @@ def learn(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Ite
     return train(recipe(concept, folder, steps=steps, seed=seed))
 
 
+def losses(concept: str, folder: Path) -> tuple[float, float]:
+    """Return the fixed-draw loss of the word before and after the run in `folder`."""
+    family = load(BASE)
+    pictures = TextualInversionDataset(
+        toybox.PICTURES / CONCEPTS[concept].pictures, None, size=family.resolution, placeholder_token=TOKEN
+    )
+    return (
+        fixed_draw_loss(family, _untrained(concept, family), pictures),
+        fixed_draw_loss(family, Concept.load(folder), pictures),
+    )
+
+
+def _untrained(concept: str, family: Family) -> Concept:
+    """Return the word as training finds it."""
+    show = CONCEPTS[concept]
+    rows = {e: v.initial_rows(show.initializer, show.num_vectors)[0] for e, v in family.vocabularies.items()}
+    return Concept(TOKEN, rows)
+
+
 def contact_sheet(concept: str, folder: Path) -> Path:
     """Write the picture that shows the run in `folder`: given pictures, before, after, new scenes; return its path."""
     began = time.perf_counter()
@@ -68,7 +93,7 @@ def contact_sheet(concept: str, folder: Path) -> Path:
     def sample(words: list[Concept], prompts: list[str]) -> list[Image.Image]:
         return generate(family, words, prompts, sampling=sampling, batch_size=columns)
 
-    before = Concept(TOKEN, {e: v.initial_rows(show.initializer, 1)[0] for e, v in family.vocabularies.items()})
+    before = _untrained(concept, family)
     plain = f"a photo of a {TOKEN}"
     given = [Image.open(p).convert("RGB") for p in sorted((toybox.PICTURES / show.pictures).glob("*.png"))]
     rows = [

@@ -26,7 +26,9 @@ def card(concept: Concept, recipe: Recipe) -> str:
         f"a photo of {concept.token}" if concept.property == "object" else f"a painting in the style of {concept.token}"
     )
     vectors = "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"
-    loader, stem = "diffusers, with `load_textual_inversion`", stem_of(concept.token)
+    suffix = "safetensors" if recipe.output.safe_serialization else "bin"
+    files = [f"`learned_embeds.{kind}`" for kind in dict.fromkeys([suffix, "bin"])]
+    export = f"`exports/{stem_of(concept.token)}.{suffix}`"
     return f"""---
 {base}tags:
 {tags}---
@@ -41,12 +43,12 @@ from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("{concept.base}")
 pipeline.load_textual_inversion("path/to/this/folder")
-pipeline("{prompt} {concept.token}").images[0].save("picture.png")
+pipeline("{prompt}").images[0].save("picture.png")
 ```
 
 | file | for |
 |---|---|
-| `learned_embeds.safetensors`, `learned_embeds.bin` | {loader} |
-| `exports/{stem}.safetensors` | A1111, Forge, ComfyUI, InvokeAI: put it with their embeddings; its name is the word |
+| {", ".join(files)} | diffusers, with `load_textual_inversion` |
+| {export} | A1111, Forge, ComfyUI, InvokeAI: put it with their embeddings; its name is the word |
 | `token_identifier.txt`, `type_of_concept.txt` | the placeholder token and whether it is an object or a style |
 """

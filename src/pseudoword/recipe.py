@@ -182,9 +182,12 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, Any], methods: Mapping[str, type]) -> Recipe:
         """Build a recipe from plain values. `methods` is the table of method names and their options."""
         values = dict(values)
-        method = dict(values.pop("method", {"name": "classic"}))
+        method = values.pop("method", {})
+        if not isinstance(method, Mapping):
+            raise RecipeError(f"[method] must be a table of values, not {method!r}.")
+        method = dict(method)
         name = method.pop("name", "classic")
-        if name not in methods:
+        if name not in list(methods):
             raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(methods))}.")
         values["method"] = _build(methods[name], method, "method")
         return _build(cls, values, "")
@@ -212,7 +215,9 @@ def parse_steps(length: str) -> tuple[int, Literal["steps", "epochs"]]:
 
 
 def _check(recipe: Recipe) -> None:
-    """Refuse values out of range and values that contradict each other, naming both."""
+    """Refuse values of another type, out of range, and that contradict each other, naming both."""
+    for name, hint in typing.get_type_hints(Recipe).items():
+        _convert(hint, getattr(recipe, name), name)
     if not recipe.concepts:
         raise RecipeError("A recipe needs at least one concept: a token, its pictures and an initializer.")
     if len(recipe.concepts) > 1:
@@ -227,6 +232,7 @@ def _check(recipe: Recipe) -> None:
     _at_least(1, repeats=data.repeats, save_steps=output.save_steps, checkpointing_steps=output.checkpointing_steps)
     _at_least(0, workers=data.workers, lr_warmup_steps=schedule.lr_warmup_steps, learning_rate=schedule.learning_rate)
     _at_least(1, lr_num_cycles=schedule.lr_num_cycles)
+    _at_least(0, lr_power=schedule.lr_power)
     if recipe.base.clip_skip is not None:
         _at_least(0, clip_skip=recipe.base.clip_skip)
     if data.resolution is not None:
@@ -251,7 +257,8 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"'polynomial' decays to 1e-7, so learning_rate must be above, not {schedule.learning_rate}.")
 
 
-_STEP_RULES = r"([0-9.eE+-]+:[0-9]+,)*[0-9.eE+-]+"
+_NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+_STEP_RULES = rf"({_NUMBER}:[0-9]+,)*{_NUMBER}"
 
 
 def _at_least(minimum: int, **values: float) -> None:
@@ -264,7 +271,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return {name: _plain(v) for name, v in fields.items() if v is not None}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _build(cls: type, values: Any, where: str) -> Any:
@@ -290,12 +297,15 @@ def _is_required(f: dataclasses.Field) -> bool:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """Return `value` as the annotated type, or say what was expected and what came."""
-    if hint is MethodOptions:
-        return value
+    if dataclasses.is_dataclass(value) and (hint is MethodOptions or isinstance(value, hint)):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return _build(type(value), fields, where)  # a section made in Python is held to the same rules
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     origin = typing.get_origin(hint)
     if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{where} must be a list, [[{where}]] in TOML, not {value!r}.")
         return tuple(_convert(typing.get_args(hint)[0], v, f"{where}.{i}") for i, v in enumerate(value))
     if origin in (types.UnionType, typing.Union):
         inner = next(a for a in typing.get_args(hint) if a is not types.NoneType)
@@ -308,6 +318,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if hint is str and isinstance(value, int) and where.endswith(".steps"):
         return str(value)
-    if type(value) is not hint:
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where} must be of type {hint.__name__}, not {value!r}.")
     return value

@@ -35,7 +35,8 @@ def stream(seed: int, concept: int, step: int, index: int, purpose: Purpose) -> 
 
     The lowest counter word is left to the stream, so streams never overlap (Salmon et al. 2011).
     """
-    return np.random.Generator(np.random.Philox(key=[seed, concept], counter=[0, int(purpose), index, step]))
+    key = np.asarray([seed, concept], dtype=np.uint64)  # left to itself, NumPy would pass large numbers through float64
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, int(purpose), index, step]))
 
 
 def pictures(seed: int, concept: int, positions: Sequence[int], count: int) -> np.ndarray:

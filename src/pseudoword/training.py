@@ -146,7 +146,9 @@ def _facts(recipe: Recipe, data: Dataset, batch: int, arithmetic: dict[str, str]
 def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
     """Lend the word to the family's vocabularies and return its starting rows from the initializer."""
     file = Path(wanted.initializer).expanduser()
-    earlier = formats.read(file) if file.suffix in (".safetensors", ".bin", ".pt") or file.is_dir() else None
+    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
+    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
+    earlier = formats.read(file) if file.suffix in (".safetensors", ".bin", ".pt") or is_folder else None
     rows = {}
     for encoder, vocabulary in family.vocabularies.items():
         vocabulary.lend(wanted.token, wanted.num_vectors)

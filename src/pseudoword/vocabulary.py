@@ -88,18 +88,18 @@ class Vocabulary:
     def encode(self, text: str) -> Encoded:
         """Return the ids of `text`, cut and padded to the model's length, and which words are in it or were cut."""
         body: list[int] = []
-        spans: list[tuple[str, int]] = []
+        spans: list[tuple[str, bool, int]] = []  # word, all of its rows, where it ends
         for piece, word, ids in self._pieces(text):
             body += self._plain_ids(piece) if word is None else ids
             if word is not None:
-                spans.append((word, len(body)))
+                spans.append((word, ids == self._ids[word], len(body)))
         room = self.model_max_length - 2
         ids = [self.tokenizer.bos_token_id, *body[:room], self.tokenizer.eos_token_id]
         ids += [self.tokenizer.pad_token_id] * (self.model_max_length - len(ids))
         return Encoded(
             np.asarray(ids, dtype=np.int64),
-            words=tuple(word for word, end in spans if end <= room),
-            cut=tuple(word for word, end in spans if end > room),
+            words=tuple(word for word, whole, end in spans if whole and end <= room),
+            cut=tuple(word for word, _, end in spans if end > room),
         )
 
     def _pieces(self, text: str) -> list[tuple[str, str | None, list[int]]]:
@@ -120,7 +120,7 @@ class Vocabulary:
         return word, [self._ids[word][int(number)]]
 
     def _plain_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text.strip() else []
+        return self.tokenizer(text, add_special_tokens=False).input_ids
 
     # Rows to start from
 

@@ -65,9 +65,10 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
 
 def _lines(run: Iterable[Progress]) -> Progress | None:
     losses: deque[float] = deque(maxlen=AVERAGED)
-    last, began, first = None, time.perf_counter(), None
+    last, began, first = None, 0.0, None
     for last in run:
-        first = first if first is not None else last.step - 1
+        if first is None:  # the pace is that of steps, without the loading before the first
+            began, first = time.perf_counter() - last.seconds, last.step - 1
         losses.append(_mean(last))
         if last.step % max(1, last.steps // LINES) == 0 or last.step == last.steps:
             pace = (time.perf_counter() - began) / (last.step - first)

@@ -16,8 +16,8 @@ import tyro
 class Options:
     """Learn a word on the small model inside this package and show it."""
 
-    concept: Literal["fish", "key", "star"] = "fish"
-    """Which of the example concepts to learn; the model has no word for a fish or a key."""
+    concept: Literal["star", "fish", "key"] = "star"
+    """Which of the example concepts to learn; the model has no word for a fish or a key, and draws them less well."""
     output: Path = field(default_factory=lambda: Path("demo"))
     """Folder for the run and its picture."""
     steps: int = 300
@@ -43,6 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     began = time.perf_counter()
     watch.follow(demo.learn(options.concept, options.output, steps=options.steps, seed=options.seed))
     print(f"Learned {demo.TOKEN} in {time.perf_counter() - began:.0f} s.")
+    before, after = demo.losses(options.concept, options.output)
+    print(f"The fixed-draw loss went from {before:.4f} to {after:.4f}.")
     picture = demo.contact_sheet(options.concept, options.output)
     print(f"\nThe picture: {picture.resolve()}")
     print(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.errors import FormatError
 
 
 def owns(tensors: Mapping[str, Any]) -> bool:
@@ -24,6 +25,11 @@ def read(tensors: Mapping[str, Any], stem: str) -> tuple[str, dict[str, np.ndarr
 
 
 def write(concept: Concept) -> dict[str, np.ndarray]:
-    """Return the file's tensors; a word of several text encoders has no such file."""
+    """Return the file's tensors; FormatError for a word of several text encoders, which has no such file."""
+    if len(concept.rows) > 1:
+        raise FormatError(
+            f"A diffusers file holds rows of one text encoder, but {concept.token!r} has {', '.join(concept.rows)}; "
+            "write it in the format 'kohya'."
+        )
     [rows] = concept.rows.values()
     return {concept.token: np.asarray(rows)}

@@ -42,7 +42,7 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Any], dict[
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (safetensors.SafetensorError, ValueError) as error:
         raise FormatError(f"{path} is a damaged safetensors file: {error}.") from error
-    metadata = {str(k): str(v) for k, v in header.get("__metadata__", {}).items()}
+    metadata = {str(k): str(v) for k, v in (header.get("__metadata__") or {}).items()}
     return {name: _array(path, name, tensor) for name, tensor in tensors.items()}, metadata
 
 
@@ -62,11 +62,11 @@ def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
         raise FormatError(f"{path} is a PyTorch file; reading it needs pip install 'pseudoword[torch]'.") from error
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if isinstance(loaded, dict):
+            return {str(k): v.detach().float().numpy() if torch.is_tensor(v) else v for k, v in loaded.items()}
     except Exception as error:  # the unpickler raises whatever the broken or refused content leads to
         raise FormatError(f"{path} cannot be read safely as tensors only; it is damaged or holds code.") from error
-    if not isinstance(loaded, dict):
-        raise FormatError(f"{path} holds a {type(loaded).__name__}, not named tensors.")
-    return {str(k): v.detach().float().numpy() if isinstance(v, torch.Tensor) else v for k, v in loaded.items()}
+    raise FormatError(f"{path} holds a {type(loaded).__name__}, not named tensors.")
 
 
 def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

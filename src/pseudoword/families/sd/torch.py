@@ -93,15 +93,19 @@ class StableDiffusion:
 
     def to(self, device: torch.device | str, dtype: torch.dtype, *, vae_dtype: torch.dtype | None = None) -> None:
         """Move the base to a device, the UNet to `dtype`, the VAE to `vae_dtype` or fp32; the text encoder is fp32."""
-        self.unet.to(device=device, dtype=dtype)
+        for module, wanted in ((self.unet, dtype), (self.vae, vae_dtype or torch.float32)):
+            module.to(device=device)
+            if module.dtype != wanted:
+                module.to(dtype=wanted)
         self.text_encoder.to(device=device)
-        self.vae.to(device=device, dtype=vae_dtype or torch.float32)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
 
     def checkpoint_gradients(self) -> None:
         """Recompute activations in the backward pass. The modules have no dropout, so training mode changes nothing."""
         self.unet.enable_gradient_checkpointing()
-        self.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        text = self.text_encoder  # a later transformers 5 renamed the method and deprecated the old name
+        enable = getattr(text, "activation_checkpointing_enable", text.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
         self.unet.train()
         self.text_encoder.train()
 

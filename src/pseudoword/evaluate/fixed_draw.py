@@ -1,0 +1,57 @@
+"""The fixed-draw loss: training's own loss on draws that no training step sees, so that numbers can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from pseudoword import engines, methods, schedules
+from pseudoword.concept import Concept
+from pseudoword.contracts import Engine, Family
+from pseudoword.data import examples
+from pseudoword.data.dataset import Dataset
+from pseudoword.generate import words
+from pseudoword.methods.classic import ClassicOptions
+from pseudoword.recipe import EngineRecipe
+
+FIRST_STEP = 1 << 40
+"""Steps are counted from here, beyond any run's, so that no draw is one that a run trains on."""
+BATCH = 8
+
+
+def fixed_draw_loss(
+    family: Family, concept: Concept, pictures: Dataset, *, num_draws: int = 64, seed: int = 0
+) -> float:
+    """Return the mean loss of a word over fixed captions, noises and evenly spread timesteps of its pictures.
+
+    The same seed, token and pictures give the same draws, so two words' losses differ by the words alone, where a
+    training step's loss is mostly its timesteps' (DVAR, Voronov et al. 2023). Puts the base on the engine's device in
+    fp32. CaptionError if the word is not in the captions.
+    """
+    engine: Engine = engines.module("torch").ENGINE(EngineRecipe())
+    engine.prepare(family)
+    with words(family, [concept]):
+        source = examples.prepare(
+            pictures, family.vocabularies, concept.tokens, family.encode_images, seed=seed, workers=0
+        )
+        engine.start(family, methods.build(ClassicOptions()), {concept.token: concept.rows})
+        batches = -(-num_draws // BATCH)
+        draws = [
+            schedules.draw(
+                seed,
+                concept.token,
+                FIRST_STEP + i,
+                range(BATCH),
+                BATCH,
+                num_pictures=source.num_pictures,
+                flip_p=source.flip_p,
+                num_timesteps=family.num_timesteps,
+                latent_shape=source.latent_shape,
+            )
+            for i in range(batches)
+        ]
+        spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
+        timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
+        even = (dataclasses.replace(draw, timestep=own) for draw, own in zip(draws, timesteps, strict=True))
+        return engine.fixed_loss(list(source.batches(even)))

@@ -1,0 +1,33 @@
+"""What tests of the miniature share besides fixtures."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from pseudoword import schedules
+from pseudoword.batch import Batch, Draw
+from pseudoword.families.sd.torch import StableDiffusion
+
+TOKEN = "<cat-toy>"
+
+
+def hashes(family: StableDiffusion) -> dict[str, str]:
+    """Return a hash of every tensor of a base's modules, buffers included."""
+    tensors = {f"{name}.{k}": v for name, m in family.modules.items() for k, v in m.state_dict().items()}
+    return {
+        name: hashlib.sha256(value.cpu().contiguous().numpy().tobytes()).hexdigest() for name, value in tensors.items()
+    }
+
+
+def one_batch(family: StableDiffusion, step: int = 0) -> tuple[Batch, Draw]:
+    """Return a batch of two made-up pictures whose caption is the lent word."""
+    shape = (4, 8, 8)
+    draw = schedules.draw(
+        7, TOKEN, step, range(2), 2, num_pictures=2, flip_p=0.0, num_timesteps=family.num_timesteps, latent_shape=shape
+    )
+    [(encoder, vocabulary)] = family.vocabularies.items()
+    ids = np.stack([vocabulary.encode(f"a photo of a {TOKEN}").ids] * 2)
+    latents = np.random.default_rng(step).standard_normal((2, *shape), dtype=np.float32)
+    return Batch({encoder: ids}, latents, np.full_like(latents, 0.1), np.zeros(2, dtype=np.int64)), draw
