@@ -70,8 +70,12 @@ def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a safetensors file."""
-    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=dict(metadata))
+    """Return the content of a safetensors file; equal words give equal bytes (the library shuffles the metadata)."""
+    content = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors start at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def to_bin(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -12,13 +12,14 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
 from pseudoword import objectives
 from pseudoword.concept import Concept
 from pseudoword.errors import RecipeError
 from pseudoword.families.lookup import lent
 from pseudoword.families.sd import facts
+from pseudoword.families.sd.words import load_tokenizer
 from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import Vocabulary
 
@@ -67,10 +68,7 @@ class StableDiffusion:
         """Load a diffusers-layout base on the CPU in fp32, or raise RecipeError saying what is missing."""
         where: dict[str, Any] = {"revision": base.revision}
         try:
-            if base.tokenizer:
-                tokenizer = CLIPTokenizer.from_pretrained(base.tokenizer)
-            else:
-                tokenizer = CLIPTokenizer.from_pretrained(base.model, subfolder="tokenizer", **where)
+            tokenizer = load_tokenizer(base)
             text_encoder = _load_text_encoder(base)
             half = {"variant": base.variant, "torch_dtype": torch.float32, **where}
             vae = AutoencoderKL.from_pretrained(base.model, subfolder="vae", **half)

@@ -18,16 +18,26 @@ TABLE = "embeddings.token_embedding.weight"
 
 def vocabularies(base: BaseModel) -> dict[str, Vocabulary]:
     """Return the vocabulary of each text encoder, reading nothing but its table; RecipeError if it is not there."""
-    from transformers import CLIPTokenizer
-
     table = _table(_weights(base))
     [encoder] = facts.encoders(table.shape[1])
+    return {encoder: Vocabulary(load_tokenizer(base), table)}
+
+
+def load_tokenizer(base: BaseModel) -> Any:
+    """Return the base's tokenizer, or the other one that it names; RecipeError if there is none."""
+    from transformers import CLIPTokenizer
+
+    where = base.tokenizer or base.model
     try:
         own = {"subfolder": "tokenizer", "revision": base.revision}
-        tokenizer = CLIPTokenizer.from_pretrained(base.tokenizer or base.model, **({} if base.tokenizer else own))
-    except OSError as error:
-        raise RecipeError(f"Cannot load a CLIP tokenizer from {base.tokenizer or base.model!r}.") from error
-    return {encoder: Vocabulary(tokenizer, table)}
+        tokenizer = CLIPTokenizer.from_pretrained(where, **({} if base.tokenizer else own))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"Cannot load a CLIP tokenizer from {where!r}.") from error
+    if len(tokenizer) < 256 or tokenizer.model_max_length > 10**6:  # transformers makes up what files do not say
+        raise RecipeError(
+            f"The CLIP tokenizer of {where!r} is not complete: vocabulary or model_max_length is missing."
+        )
+    return tokenizer
 
 
 def _weights(base: BaseModel) -> Path:

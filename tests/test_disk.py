@@ -1,0 +1,113 @@
+"""Files and folders that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pseudoword import disk
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def test_a_file_is_written_replaced_and_returned(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    assert disk.write(path, "grün\n") == path
+    assert path.read_bytes() == "grün\n".encode()
+    disk.write(path, b"\x00\r\n")
+    assert path.read_bytes() == b"\x00\r\n"
+    assert listing(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("at", ["fsync", "replace"])
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+):
+    path = tmp_path / "a.txt"
+    disk.write(path, "old")
+
+    def fail(*_: object) -> None:
+        assert path.read_text() == "old"
+        raise PowerCutError
+
+    monkeypatch.setattr(*((os, "fsync", fail) if at == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(PowerCutError):
+        disk.write(path, "new")
+    assert path.read_text() == "old"
+    assert listing(tmp_path) == ["a.txt"]
+
+
+def test_a_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    happened: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (happened.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(Path, "replace", lambda self, to: (happened.append("replace"), replace(self, to)))
+    disk.write(tmp_path / "a", "x")
+    assert happened[:2] == ["fsync", "replace"]
+
+
+def test_a_temporary_name_begins_so_that_it_can_be_told_and_is_in_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[Path] = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (seen.append(self), replace(self, to)))
+    disk.write(tmp_path / "a", "x")
+    [temporary] = seen
+    assert temporary.parent == tmp_path
+    assert temporary.name.startswith(disk.TEMPORARY)
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_text(name)
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path):
+    path = tmp_path / "kept"
+
+    def make(folder: Path) -> None:
+        assert not path.exists()
+        fill(folder, "a", "b")
+        assert not path.exists()
+
+    assert disk.write_folder(path, make) == path
+    assert listing(tmp_path) == ["kept", "kept/a", "kept/b"]
+
+
+def test_a_folder_replaces_the_old_one_as_a_whole(tmp_path: Path):
+    path = tmp_path / "kept"
+    disk.write_folder(path, lambda folder: fill(folder, "a", "b"))
+    disk.write_folder(path, lambda folder: fill(folder, "c"))
+    assert listing(tmp_path) == ["kept", "kept/c"]
+
+
+def test_a_failure_while_filling_a_folder_leaves_the_old_one(tmp_path: Path):
+    path = tmp_path / "kept"
+    disk.write_folder(path, lambda folder: fill(folder, "a"))
+
+    def fail(folder: Path) -> None:
+        fill(folder, "c")
+        raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        disk.write_folder(path, fail)
+    with pytest.raises(PowerCutError):
+        disk.write_folder(tmp_path / "new", fail)
+    assert listing(tmp_path) == ["kept", "kept/a"]
+
+
+def test_what_an_earlier_death_left_under_the_temporary_names_is_in_nobodys_way(tmp_path: Path):
+    for name in (f"{disk.TEMPORARY}{os.getpid()}-kept", f"{disk.TEMPORARY}old-kept", "kept"):
+        (tmp_path / name).mkdir()
+        fill(tmp_path / name, "left")
+    disk.write_folder(tmp_path / "kept", lambda folder: fill(folder, "c"))
+    assert listing(tmp_path) == ["kept", "kept/c"]
