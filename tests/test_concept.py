@@ -40,9 +40,9 @@ def test_rows_become_fp32_and_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         held[0, 0] = 1
     with pytest.raises(TypeError, match="does not support item assignment"):
-        concept.rows["clip_g"] = held  # pyright: ignore[reportIndexIssue]
+        concept.rows["clip_g"] = held
     with pytest.raises(dataclasses.FrozenInstanceError):
-        concept.token = "<u>"  # pyright: ignore[reportAttributeAccessIssue]
+        concept.token = "<u>"
 
 
 def test_an_array_that_was_given_is_not_frozen_with_the_concept():

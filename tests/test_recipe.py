@@ -259,9 +259,9 @@ def test_one_concept_a_run(make_recipe: MakeRecipe):
 def test_a_recipe_cannot_be_changed(make_recipe: MakeRecipe):
     recipe = make_recipe()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        recipe.base = BaseModel("x")  # pyright: ignore[reportAttributeAccessIssue]
+        recipe.base = BaseModel("x")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        recipe.training.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+        recipe.training.seed = 1
 
 
 # Files

@@ -23,7 +23,9 @@ from pseudoword.run import Checkpoint, Run, read_checkpoint, refuse_changes
 
 MakeRecipe = Callable[..., Recipe]
 ARRAYS = {"params.0.clip_l": np.arange(6, dtype=np.float32).reshape(2, 3), "loss_scale": np.asarray([65536.0, 3.0])}
-HOLD = "import sys, time; from pseudoword.run import Run; r = Run(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+HOLD = (
+    "import sys, time; from pseudoword.run import Run; r = Run(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+)
 
 
 @pytest.fixture

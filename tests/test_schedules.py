@@ -45,7 +45,7 @@ KEYS = st.integers(0, 2**64 - 1)
 @pytest.mark.parametrize("peak", [5e-3, 2e-6])
 def test_the_learning_rate_is_that_of_diffusers_scheduler(name: str, options: dict[str, Any], peak: float):
     steps = 50
-    schedule = Schedule(lr_scheduler=name, **options)  # pyright: ignore[reportArgumentType]
+    schedule = Schedule(lr_scheduler=name, **options)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     theirs = get_scheduler(
         name,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
 from pseudoword import Concept, Progress, Recipe, families, methods, train
 from pseudoword.contracts import NonFiniteLoss
@@ -212,9 +212,15 @@ def test_only_bin_files_without_safe_serialization(make_recipe: MakeRecipe, tmp_
     assert "safetensors" not in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_a_full_pipeline_loads_plainly_with_the_word_inside(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    list(train(make_recipe(full_pipeline=True, num_vectors=2)))
+def test_a_full_pipeline_loads_plainly_with_the_word_inside(
+    make_recipe: MakeRecipe, base: Path, tmp_path: Path
+) -> None:
+    own = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    own.scheduler = EulerDiscreteScheduler.from_config(own.scheduler.config)
+    own.save_pretrained(tmp_path / "euler")
+    list(train(make_recipe(full_pipeline=True, num_vectors=2, model=str(tmp_path / "euler"))))
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "run")
+    assert isinstance(pipeline.scheduler, EulerDiscreteScheduler), "the base's own scheduler"
     ids = pipeline.tokenizer.convert_tokens_to_ids([TOKEN, f"{TOKEN}_1"])
     table = pipeline.text_encoder.get_input_embeddings().weight
     assert np.array_equal(table[ids].detach().numpy(), rows_of(tmp_path / "run"))

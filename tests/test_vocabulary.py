@@ -63,7 +63,7 @@ def table() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(len(tokenizer()), WIDTH)).astype(np.float32)
 
 
-def vocabulary(words: Words = (), max_length: int = 77) -> Vocabulary:  # pyright: ignore[reportArgumentType]
+def vocabulary(words: Words = (), max_length: int = 77) -> Vocabulary:
     made = Vocabulary(tokenizer(max_length), table())
     for token, vectors in words:
         made.lend(token, vectors)
@@ -211,7 +211,7 @@ def test_ordinary_prompts_become_the_ids_that_diffusers_makes(pieces: list[str],
     theirs = miniature.clip_tokenizer(20)
     theirs.add_tokens([name for token, n in words for name in vector_tokens(token, n)])
     text = " ".join(pieces)
-    prompt = TextualInversionLoaderMixin().maybe_convert_prompt(text, theirs)  # pyright: ignore[reportArgumentType]
+    prompt = TextualInversionLoaderMixin().maybe_convert_prompt(text, theirs)
     ids = theirs(prompt, padding="max_length", truncation=True, max_length=20).input_ids
     assert vocabulary(words, 20).encode(text).ids.tolist() == ids
 

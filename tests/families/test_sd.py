@@ -113,7 +113,7 @@ def test_noise_levels_are_the_schedulers(family: StableDiffusion):
     latents, noise, timestep = numbers(family)
     alpha, sigma = family.noise_levels(timestep)
     assert alpha.shape == sigma.shape == (4, 1, 1, 1)
-    expected = family.scheduler.add_noise(latents, noise, timestep)  # pyright: ignore[reportArgumentType]
+    expected = family.scheduler.add_noise(latents, noise, timestep)
     torch.testing.assert_close(alpha * latents + sigma * noise, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
     assert family.num_timesteps == 1000
@@ -125,7 +125,7 @@ def test_the_denoiser_finds_noise_or_velocity_as_the_base_says(family: StableDif
     assert torch.equal(family.target(latents, noise, *levels), noise)
     other = StableDiffusion.load(BaseModel(str(miniature.write(tmp_path, prediction_type="v_prediction"))))
     assert other.prediction_type == "v_prediction"
-    velocity = other.scheduler.get_velocity(latents, noise, timestep)  # pyright: ignore[reportArgumentType]
+    velocity = other.scheduler.get_velocity(latents, noise, timestep)
     torch.testing.assert_close(other.target(latents, noise, *levels), velocity, rtol=1e-6, atol=1e-6)
 
 

@@ -68,7 +68,7 @@ def test_diffusers_loads_a_folder_with_no_further_argument(
         (tmp_path / "word" / f"learned_embeds.{suffix}").unlink()
     pipeline.load_textual_inversion(str(tmp_path / "word"))
     assert np.array_equal(lent_to(pipeline, concept), concept.rows["clip_l"])
-    prompt = pipeline.maybe_convert_prompt("a <cat-toy>.", pipeline.tokenizer)  # pyright: ignore[reportArgumentType]
+    prompt = pipeline.maybe_convert_prompt("a <cat-toy>.", pipeline.tokenizer)
     assert prompt == f"a {' '.join(concept.tokens)}."
 
 

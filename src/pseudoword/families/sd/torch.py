@@ -180,14 +180,25 @@ class StableDiffusion:
         table = text_encoder.resize_token_embeddings(size, mean_resizing=False).weight.data
         for concept in concepts:
             table[tokenizer.convert_tokens_to_ids(concept.tokens)] = torch.tensor(concept.rows[self.encoder])
-        return self.pipeline(tokenizer, text_encoder)
+        # Everything else as the base has it: its scheduler, its safety checker, its feature extractor.
+        pipeline: Any = StableDiffusionPipeline.from_pretrained(
+            self.base.model,
+            revision=self.base.revision,
+            variant=self.base.variant,
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            vae=self.vae,
+            unet=self.unet,
+        )
+        pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
+        return pipeline
 
-    def pipeline(self, tokenizer: Any = None, text_encoder: Any = None) -> StableDiffusionPipeline:
-        """Return a diffusers pipeline of these very modules, without safety checker, with another encoder if given."""
+    def pipeline(self) -> StableDiffusionPipeline:
+        """Return a diffusers pipeline of these very modules, without safety checker."""
         scheduler = DDPMScheduler.from_config(self.scheduler.config, prediction_type=self.prediction_type)
         return StableDiffusionPipeline(
-            tokenizer=tokenizer or self.vocabularies[self.encoder].tokenizer,
-            text_encoder=text_encoder or self.text_encoder,
+            tokenizer=self.vocabularies[self.encoder].tokenizer,
+            text_encoder=self.text_encoder,
             vae=self.vae,
             unet=self.unet,
             scheduler=cast(Any, scheduler),
