@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pseudoword.concept import Concept, check_token, encoder_of_width, vector_tokens
+from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.errors import TokenError
+from pseudoword.placeholder import check_token, vector_tokens
 
 
 def rows(vectors: int = 2, width: int = 4) -> np.ndarray:

@@ -14,7 +14,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, TokenError
 from pseudoword.methods import OPTIONS
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import (
@@ -286,3 +286,8 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes, messa
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"^Cannot read the recipe .*nowhere\.toml: .*No such file"):
         Recipe.read(tmp_path / "nowhere.toml", OPTIONS)
+
+
+def test_a_token_of_two_words_is_refused_before_anything_is_loaded():
+    with pytest.raises(TokenError, match="one word of printable characters without spaces, but is 'my cat'"):
+        from_dict({**LEAST, "concepts": [{"token": "my cat", "pictures": "cat", "initializer": "toy"}]})

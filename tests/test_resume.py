@@ -145,6 +145,28 @@ def test_a_named_checkpoint_makes_the_folder_say_what_happened_up_to_it(
     assert {p.name for p in (tmp_path / "run" / "earlier-1").iterdir()} == {"checkpoint-4", "checkpoint-6"}
 
 
+def test_a_bare_name_means_the_runs_own_checkpoint(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(train(make_recipe(checkpointing_steps=2)))
+    (tmp_path / "here" / "checkpoint-2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert [p.step for p in train(make_recipe(), resume="checkpoint-2")] == [3, 4]
+
+
+def test_a_run_from_the_beginning_sets_the_earlier_one_aside(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    list(train(make_recipe(save_steps=2, checkpointing_steps=2)))
+    list(train(make_recipe(save_steps=3, checkpointing_steps=3)))
+    assert {p.name for p in (tmp_path / "run" / "earlier-1").iterdir()} == {
+        "checkpoint-2",
+        "checkpoint-4",
+        "learned_embeds-steps-2.safetensors",
+        "learned_embeds-steps-4.safetensors",
+        "log.jsonl",
+        "recipe.toml",
+    }
+
+
 def test_latest_with_nothing_there_says_so_and_starts(
     make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,9 +11,10 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pseudoword.concept import Concept, vector_tokens
-from pseudoword.errors import TokenError
+from pseudoword.concept import Concept
+from pseudoword.errors import RecipeError, TokenError
 from pseudoword.families.sd import miniature
+from pseudoword.placeholder import vector_tokens
 from pseudoword.vocabulary import Vocabulary
 
 Words = list[tuple[str, int]]
@@ -230,10 +231,17 @@ def test_words_lent_one_after_the_other_get_consecutive_rows_and_are_given_back_
     assert made.lend("<b>", 1) == [made.size]
 
 
+def test_a_tokenizer_of_another_model_is_refused():
+    own = miniature.clip_tokenizer()
+    own.add_tokens(["<known>"])
+    with pytest.raises(RecipeError, match=r"has \d+ tokens, but the text encoder's table only \d+ rows"):
+        Vocabulary(own, table())
+
+
 def test_a_token_that_is_taken_is_refused_and_nothing_is_lent():
     own = miniature.clip_tokenizer()
     own.add_tokens(["<known>", "<new>_1"])
-    made = Vocabulary(own, table())
+    made = Vocabulary(own, np.concatenate([table(), table()[:2]]))
     made.lend("<t>", 3)
     for token, vectors, message in [
         ("toy", 1, r"The token 'toy' is already in the vocabulary \(id \d+\); choose one .* such as '<toy>'\."),

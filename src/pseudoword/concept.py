@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pseudoword.errors import TokenError
+from pseudoword.placeholder import check_token, vector_tokens
 
 Property = Literal["object", "style"]
 Rows = Mapping[str, Float[np.ndarray, "vectors width"]]
@@ -24,20 +25,6 @@ ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
 def encoder_of_width(width: int) -> str:
     """Return the file key of the encoder with this embedding width; a width of no known encoder is a small CLIP's."""
     return ENCODER_OF_WIDTH.get(width, "clip_l")
-
-
-def check_token(token: str) -> None:
-    """Raise TokenError unless `token` can be written in a prompt as one word."""
-    if not token or token != token.strip() or any(c.isspace() or not c.isprintable() for c in token):
-        raise TokenError(
-            f"The placeholder token must be one word of printable characters without spaces, but is {token!r}; "
-            "try something like '<cat-toy>'."
-        )
-
-
-def vector_tokens(token: str, num_vectors: int) -> list[str]:
-    """Return the tokens of a word of several vectors: `<t>`, `<t>_1`, … `<t>_{n-1}`."""
-    return [token, *(f"{token}_{i}" for i in range(1, num_vectors))]
 
 
 @dataclass(frozen=True, eq=False)

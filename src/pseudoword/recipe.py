@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Optional, Protocol
 
 from pseudoword.errors import RecipeError
+from pseudoword.placeholder import check_token
 
 # Options are written Optional[X], not X | None: tyro checks the latter's defaults with typeguard, whose import
 # alone would cost --help 0.1 s.
@@ -224,6 +225,7 @@ def _check(recipe: Recipe) -> None:
         tokens = ", ".join(c.token for c in recipe.concepts)
         raise RecipeError(f"One concept a run for now, not {len(recipe.concepts)} ({tokens}); train them one by one.")
     for concept in recipe.concepts:
+        check_token(concept.token)
         _at_least(1, num_vectors=concept.num_vectors)
         if not concept.initializer.strip():
             raise RecipeError(f"The initializer of {concept.token!r} is empty; give a word close to it, such as 'toy'.")

@@ -25,6 +25,7 @@ from pseudoword.recipe import Recipe
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+WORD = re.compile(r"learned_embeds-steps-(\d+)\.\w+")
 FREE = {"output", "engine"}
 """Sections of a recipe that may change when a run is resumed."""
 FREE_FIELDS = {
@@ -100,7 +101,8 @@ class Run:
         return None
 
     def _named(self, resume: str) -> Path:
-        candidates = [Path(resume), self.folder / resume, self.folder / Path(resume).name]
+        own = self.folder / Path(resume).name
+        candidates = [own] if Path(resume).name == resume else [Path(resume), own]
         for path in candidates:
             if path.is_dir():
                 return path
@@ -113,6 +115,7 @@ class Run:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         step = checkpoint.step if checkpoint else 0
         stale = [path for at, path in self.checkpoints() if at > step]
+        stale += [path for at, path in self._words() if at > step]
         if checkpoint is None and (self.folder / "log.jsonl").exists():
             stale += [self.folder / "log.jsonl", self.folder / "recipe.toml"]
         if stale:
@@ -120,6 +123,11 @@ class Run:
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
         kept = [line for line in self._log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _words(self) -> list[tuple[int, Path]]:
+        """Return the periodically written words by step."""
+        found = [(WORD.fullmatch(p.name), p) for p in self.folder.iterdir()]
+        return sorted((int(match[1]), path) for match, path in found if match)
 
     def _set_aside(self, paths: Sequence[Path]) -> None:
         """Move what an earlier run left out of the way; nothing is deleted."""

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from pseudoword import engines, families, formats, hub, methods, schedules, toybox
-from pseudoword.concept import Concept, vector_tokens
+from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family, NonFiniteLoss
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.errors import RecipeError, TrainingStopped
 from pseudoword.families.base import locate
+from pseudoword.placeholder import vector_tokens
 from pseudoword.progress import Progress
 from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes

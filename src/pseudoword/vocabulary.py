@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from pseudoword.concept import Concept, check_token, vector_tokens
-from pseudoword.errors import TokenError
+from pseudoword.concept import Concept
+from pseudoword.errors import RecipeError, TokenError
+from pseudoword.placeholder import check_token, vector_tokens
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Any, table: Float[np.ndarray, "size width"]) -> None:
+        if len(tokenizer) > len(table):
+            raise RecipeError(
+                f"The tokenizer has {len(tokenizer)} tokens, but the text encoder's table only {len(table)} rows; "
+                "they are not of one model."
+            )
         self.tokenizer = tokenizer
         self.table = table
         self._ids: dict[str, list[int]] = {}

@@ -1,0 +1,140 @@
+"""Pictures from prompts with learned words in them, and the command that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pseudoword import Concept, cli
+from pseudoword.errors import TokenError
+from pseudoword.families.sd.torch import StableDiffusion
+from pseudoword.generate import Sampling, generate, grid, load
+from pseudoword.recipe import BaseModel
+from tests.miniatures import TOKEN, hashes
+
+FAST = Sampling(steps=2)
+
+
+@pytest.fixture(scope="module")
+def family(base: Path) -> StableDiffusion:
+    loaded = load(BaseModel(str(base)))
+    assert isinstance(loaded, StableDiffusion)
+    return loaded
+
+
+@pytest.fixture
+def word() -> Concept:
+    return Concept(TOKEN, {"clip_l": np.random.default_rng(0).standard_normal((2, 32)) * 3})
+
+
+@pytest.fixture
+def saved(word: Concept, tmp_path: Path) -> Iterator[Path]:
+    return word.save(tmp_path / "word.safetensors")
+
+
+def test_a_seed_gives_a_picture_whatever_the_batch(family: StableDiffusion, word: Concept) -> None:
+    prompts = [f"a {TOKEN}", "a toy", f"a red {TOKEN}"]
+    together = generate(family, [word], prompts, sampling=FAST, batch_size=3)
+    alone = generate(family, [word], prompts, sampling=FAST)
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
+    second = generate(family, [word], prompts[1:2], sampling=Sampling(seed=1, steps=2))
+    assert second[0].tobytes() == alone[1].tobytes(), "the second picture has the second seed"
+
+
+def test_words_work_in_prompts_and_in_the_negative_prompt(family: StableDiffusion, word: Concept) -> None:
+    before = hashes(family)
+    [plain] = generate(family, [], ["a toy"], sampling=FAST)
+    [positive] = generate(family, [word], [f"a {TOKEN}"], sampling=FAST)
+    [negative] = generate(family, [word], ["a toy"], negative_prompt=TOKEN, sampling=FAST)
+    assert len({plain.tobytes(), positive.tobytes(), negative.tobytes()}) == 3
+    assert hashes(family) == before
+
+
+def test_several_words_in_one_prompt(family: StableDiffusion, word: Concept) -> None:
+    other = Concept("<other>", {"clip_l": -word.rows["clip_l"][:1]})
+    [both] = generate(family, [word, other], [f"a {TOKEN} and a <other>"], sampling=FAST)
+    [one] = generate(family, [word], [f"a {TOKEN} and a <other>"], sampling=FAST)
+    assert both.tobytes() != one.tobytes()
+
+
+def test_a_word_of_another_base_is_refused(family: StableDiffusion) -> None:
+    foreign = Concept(TOKEN, {"clip_l": np.ones((1, 768))}, base="stable-diffusion-v1-5/stable-diffusion-v1-5")
+    with pytest.raises(TokenError, match=r"width 768; this base wants clip_l of width 32.*trained on 'stable-diff"):
+        generate(family, [foreign], ["a toy"], sampling=FAST)
+    assert family.vocabularies["clip_l"].rows_lent == 0
+
+
+def test_a_word_that_is_cut_off_is_said(
+    family: StableDiffusion, word: Concept, caplog: pytest.LogCaptureFixture
+) -> None:
+    generate(family, [word], ["photo " * 75 + TOKEN], sampling=FAST)
+    assert "Cut off at 77 tokens: <cat-toy>" in caplog.text
+
+
+def test_a_grid_has_all_pictures() -> None:
+    colours = ["red", "green", "blue"]
+    sheet = grid([Image.new("RGB", (8, 8), colour) for colour in colours], columns=2, gap=2)
+    assert sheet.size == (18, 18)
+    seen = [sheet.getpixel(at) for at in ((4, 4), (14, 4), (4, 14), (14, 14))]
+    assert seen == [(255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)]
+
+
+# The command
+
+
+def command(*words: str) -> int:
+    return cli.main(["generate", "--num-inference-steps", "2", *words])
+
+
+def test_one_picture_says_how_it_was_made(
+    base: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "picture.png"
+    options = ["--prompt", f"a {TOKEN}", "--negative-prompt", "a dog", "--seed", "3"]
+    assert command("--model", str(base), "--embeds", str(saved), "--output", str(output), *options) == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    with Image.open(output) as picture:
+        assert picture.size == (16, 16)
+        assert picture.info["prompt"] == f"a {TOKEN}"
+        assert picture.info["negative_prompt"] == "a dog"
+        assert picture.info["seed"] == "3"
+
+
+def test_several_pictures_are_numbered_or_laid_out(base: Path, tmp_path: Path) -> None:
+    two = ["--model", str(base), "--prompt", "a toy", "a cat", "--num-images", "2"]
+    assert command(*two, "--output", str(tmp_path / "p.png")) == 0
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"p-{i}.png" for i in range(4)]
+    assert command(*two, "--output", str(tmp_path / "folder")) == 0
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [f"{i}.png" for i in range(4)]
+    assert command(*two, "--output", str(tmp_path / "grid.png"), "--grid") == 0
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert sheet.size == (36, 36)
+
+
+def test_a_resolution_of_ones_own(base: Path, tmp_path: Path) -> None:
+    output = tmp_path / "large.png"
+    assert command("--model", str(base), "--prompt", "a toy", "--resolution", "32", "--output", str(output)) == 0
+    with Image.open(output) as picture:
+        assert picture.size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--num-images", "0"], "--num-images and --num-inference-steps must be at least 1"),
+        (["--seed", "-1"], "--seed must be between"),
+        (["--resolution", "9"], "--resolution must be a multiple of 8"),
+        (["--output", "picture.jpeg"], "--output must be a .png or a folder, not 'picture.jpeg'"),
+        (["--embeds", "missing.safetensors"], "There is no file 'missing.safetensors'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(
+    base: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+) -> None:
+    assert command("--model", str(base), "--prompt", "a toy", *options) == 1
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")

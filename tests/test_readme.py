@@ -1,0 +1,67 @@
+"""What the README shows runs as printed, on a miniature where it names a real model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pseudoword import Concept, cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def command(start: str) -> list[str]:
+    """Return the words of the README's command that starts so."""
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    [line] = [line for line in text.splitlines() if line.startswith(start)]
+    return shlex.split(line)[1:]
+
+
+def test_the_commands_of_the_readme(
+    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-cat").symlink_to(pictures)
+
+    def here(start: str) -> list[str]:
+        return [str(base) if "/stable-diffusion" in word else word for word in command(start)]
+
+    assert cli.main([*here("pseudoword train"), "--steps", "2"]) == 0
+    assert (tmp_path / "my-cat-run" / "exports" / "my-cat.safetensors").is_file()
+    assert cli.main([*here("pseudoword train"), "--steps", "3", "--resume", "latest"]) == 0
+    assert cli.main([*here("pseudoword generate"), "--num-inference-steps", "2"]) == 0
+    assert (tmp_path / "beach.png").is_file()
+    assert cli.main(here("pseudoword inspect")) == 0
+    assert "<my-cat>" in capsys.readouterr().out
+
+
+def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = [block for block in blocks("python") if "pseudoword.train" in block]
+    monkeypatch.chdir(tmp_path)
+    code = code.replace('"src/', f'"{ROOT}/src/').replace('"steps": "20"', '"steps": "2"')
+    exec(compile(code, "README.md", "exec"), {})
+    assert Concept.load(tmp_path / "toy.safetensors").token == "<toy>"
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    named = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert named
+    assert all((ROOT / name).exists() for name in named), named
+
+
+def test_the_readme_and_the_results_give_the_same_numbers() -> None:
+
+    told = json.loads((ROOT / "benchmarks" / "results" / "whole_table.json").read_text())
+    assert f"`{told['command']}`" in README
+    assert f"| {told['seconds_per_step']['rows']:.2f} s | {told['seconds_per_step']['table']:.2f} s |" in README
+    assert f"| {told['peak_mib']['rows']:,} MiB | {told['peak_mib']['table']:,} MiB |" in README
+    assert told["checkpoint_bytes"]["rows"] < 100_000
