@@ -32,6 +32,7 @@ LAYERS = [
 """Rooms, from the roof down: a room imports from rooms below its own layer."""
 ALLOWED = {
     ("concept", "formats"): "a concept loads and saves itself by name; imported when it does",
+    ("recipe", "methods"): "a recipe is built by its method's name; imported when it is",
     ("commands", "demo"): "a command is the thin face of the module of its name",
 }
 NEED_TORCH = (

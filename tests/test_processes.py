@@ -14,7 +14,6 @@ import torch
 
 from pseudoword import Concept, Recipe, train
 from pseudoword.errors import PseudowordError
-from pseudoword.methods import OPTIONS
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -75,7 +74,7 @@ def test_a_run_of_two_processes_goes_on_in_one(make_recipe: MakeRecipe, tmp_path
 
 def test_without_a_seed_all_processes_take_the_same(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     together(make_recipe(seed=None, batch_size=2, steps="2"), 2, tmp_path / "said")
-    seed = Recipe.read(tmp_path / "run" / "recipe.toml", OPTIONS).training.seed
+    seed = Recipe.read(tmp_path / "run" / "recipe.toml").training.seed
     list(train(make_recipe(seed=seed, batch_size=4, steps="2", folder=str(tmp_path / "one"))))
     assert np.abs(rows_of(tmp_path / "one") - rows_of(tmp_path / "run")).max() < 1e-5
 

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoword.errors import RecipeError, TokenError
-from pseudoword.methods import OPTIONS
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import (
     BaseModel,
@@ -37,7 +36,7 @@ LEAST: dict[str, Any] = {
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:
-    return Recipe.from_dict(values, OPTIONS)
+    return Recipe.from_dict(values)
 
 
 def test_the_least_recipe_has_the_defaults():
@@ -64,7 +63,7 @@ def test_a_file_is_read_and_its_whole_numbers_are_taken_where_floats_are_meant(t
         '[[concepts]]\ntoken = "<t>"\npictures = "cat"\ninitializer = "toy"\n[base]\nmodel = "toybox"\n'
         "[schedule]\nsteps = 300\nlearning_rate = 1\n[method]\nadam_weight_decay = 0\n"
     )
-    recipe = Recipe.read(path, OPTIONS)
+    recipe = Recipe.read(path)
     assert recipe.schedule == Schedule(steps="300", learning_rate=1.0)
     assert type(recipe.schedule.learning_rate) is float
 
@@ -280,12 +279,12 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes, messa
     path = tmp_path / "recipe.toml"
     path.write_bytes(content)
     with pytest.raises(RecipeError, match=message):
-        Recipe.read(path, OPTIONS)
+        Recipe.read(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"^Cannot read the recipe .*nowhere\.toml: .*No such file"):
-        Recipe.read(tmp_path / "nowhere.toml", OPTIONS)
+        Recipe.read(tmp_path / "nowhere.toml")
 
 
 def test_a_token_of_two_words_is_refused_before_anything_is_loaded():

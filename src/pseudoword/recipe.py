@@ -180,28 +180,30 @@ class Recipe:
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], methods: Mapping[str, type]) -> Recipe:
-        """Build a recipe from plain values. `methods` is the table of method names and their options."""
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Build a recipe from plain values; `method` is a table with the method's name and its options."""
+        from pseudoword.methods import OPTIONS  # a door upwards, as in `Concept.load`: recipes are made by name
+
         values = dict(values)
         method = values.pop("method", {})
         if not isinstance(method, Mapping):
             raise RecipeError(f"[method] must be a table of values, not {method!r}.")
         method = dict(method)
         name = method.pop("name", "classic")
-        if name not in list(methods):
-            raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(methods))}.")
-        values["method"] = _build(methods[name], method, "method")
+        if name not in list(OPTIONS):
+            raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.")
+        values["method"] = _build(OPTIONS[name], method, "method")
         return _build(cls, values, "")
 
     @classmethod
-    def read(cls, path: str | Path, methods: Mapping[str, type]) -> Recipe:
+    def read(cls, path: str | Path) -> Recipe:
         """Read a recipe from a TOML file."""
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
         try:
-            return cls.from_dict(values, methods)
+            return cls.from_dict(values)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from pseudoword import Concept, Recipe
-from pseudoword.methods import OPTIONS
 from tests.miniatures import TOKEN
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "textual_inversion" / "textual_inversion.py"
@@ -99,7 +98,7 @@ class Learned:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.read(self.folder / "recipe.toml", OPTIONS)
+        return Recipe.read(self.folder / "recipe.toml")
 
     @property
     def files(self) -> set[str]:

@@ -90,9 +90,7 @@ def _from_recipe(arguments: Sequence[str]) -> Options | None:
 
 
 def _options(path: Path) -> Options:
-    from pseudoword.methods import OPTIONS
-
-    recipe = Recipe.read(path, OPTIONS)
+    recipe = Recipe.read(path)
     sections = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(Recipe) if f.name != "concepts"}
     return Options(concept=recipe.concepts[0], **sections)
 
