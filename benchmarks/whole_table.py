@@ -1,11 +1,11 @@
 """Rows only, beside a loop that optimises the whole embedding table, at Stable Diffusion 1.5's sizes.
 
-    python benchmarks/whole_table.py --resolution 128 --steps 4 --rounds 2
+    python benchmarks/whole_table.py --resolution 256 --steps 5 --rounds 2
 
 Both arms train the same placeholder on the same random latents with the same modules (random weights: text encoder
 of 49,408 x 768, the 860-million UNet), each in a process of its own, in turns. The other loop is what the guide's
-script does after its forward pass: AdamW over the whole table, then every other row put back. Results go to
-benchmarks/results/whole_table.json.
+script does after its forward pass: AdamW over the whole table, then every other row put back. `--output` keeps the
+results; those in benchmarks/results/whole_table.json are of the command above.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from pseudoword.recipe import BaseModel, EngineRecipe
 from pseudoword.run import Run
 
 TOKEN = "<cat-toy>"
-RESULTS = Path(__file__).parent / "results" / "whole_table.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--resolution", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=4, help="timed steps of a process, after one that is not timed")
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of a process, after one that is not timed")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each arm, in turns")
+    parser.add_argument("--output", type=Path, help="file for the results (JSON)")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.arm:
@@ -63,15 +63,15 @@ def main() -> None:
 
 
 def report(args: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]]) -> None:
-    """Write and print what was measured, and where."""
+    """Print what was measured and where, and keep it if asked to."""
     seconds = {arm: float(np.median([s for one in own for s in one["seconds"]])) for arm, own in rounds.items()}
     peak = {arm: max(one["peak_mib"] for one in own) for arm, own in rounds.items()}
-    told = {
+    results = {
         "what": "a step at SD 1.5's sizes: rows only, beside AdamW over the whole table",
         "command": f"python benchmarks/whole_table.py --resolution {args.resolution} --steps {args.steps} "
         f"--rounds {args.rounds}",
         "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "machine": machine(),
         "versions": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
         "seconds_per_step": {arm: round(value, 3) for arm, value in seconds.items()},
         "table_over_rows_seconds": round(seconds["table"] / seconds["rows"], 3),
@@ -80,9 +80,17 @@ def report(args: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]]) ->
         "peak_mib_saved": peak["table"] - peak["rows"],
         "checkpoint_bytes": {arm: own[0]["checkpoint_bytes"] for arm, own in rounds.items()},
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told, indent=1))
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
+
+
+def machine() -> str:
+    """Return processor, cores and memory."""
+    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = next((line.partition(": ")[2] for line in facts.splitlines() if "model name" in line), platform.processor())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
 
 
 def measured(arm: str, resolution: int, steps: int) -> dict[str, Any]:
@@ -156,7 +164,7 @@ def rows_only(family: StableDiffusion, side: int, steps: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         kept = Run(folder).keep(steps, engine.snapshot(), {"recipe": {}, "pictures": [], "batch": 1})
         size = sum(file.stat().st_size for file in kept.iterdir())
-    return told(seconds, updates, size)
+    return figures(seconds, updates, size)
 
 
 def whole_table(family: StableDiffusion, side: int, steps: int) -> dict[str, Any]:
@@ -187,10 +195,10 @@ def whole_table(family: StableDiffusion, side: int, steps: int) -> dict[str, Any
         updates.append(time.perf_counter() - before)
         seconds.append(time.perf_counter() - began)
     state = [*encoder.state_dict().values(), *(v for v in optimizer.state[table].values() if v.dim())]
-    return told(seconds, updates, sum(value.numel() * value.element_size() for value in state))
+    return figures(seconds, updates, sum(value.numel() * value.element_size() for value in state))
 
 
-def told(seconds: list[float], updates: list[float], size: int) -> dict[str, Any]:
+def figures(seconds: list[float], updates: list[float], size: int) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return {
         "seconds": [round(value, 4) for value in seconds[1:]],

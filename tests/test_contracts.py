@@ -13,9 +13,10 @@ from diffusers import DiffusionPipeline
 from pseudoword import Concept, Recipe, TextualInversionDataset, families, train
 from pseudoword.evaluate.fixed_draw import fixed_draw_loss
 from pseudoword.families import FAMILIES
-from pseudoword.generate import Sampling, encode, generate, words
+from pseudoword.generate import Sampling, generate
 from pseudoword.methods import METHODS, OPTIONS
 from pseudoword.recipe import BaseModel
+from pseudoword.vocabulary import encode_all, lent_words
 from tests.miniatures import TOKEN, hashes
 
 MakeRecipe = Callable[..., Recipe]
@@ -45,8 +46,8 @@ def test_lending_leaves_every_module_bit_identical(own_base: BaseModel) -> None:
     before = hashes(family)
     names = [name for module in family.modules.values() for name, _ in module.named_modules()]
     rows = {e: np.ones((2, v.table.shape[1]), dtype=np.float32) for e, v in family.vocabularies.items()}
-    with words(family, [Concept(TOKEN, rows)]) as lent:
-        ids = encode(family, [f"a {TOKEN}"])
+    with lent_words(family.vocabularies, [Concept(TOKEN, rows)]) as lent:
+        ids = encode_all(family.vocabularies, [f"a {TOKEN}"])
         family.prompt_inputs(ids, ids, lent)
     assert hashes(family) == before
     assert [name for module in family.modules.values() for name, _ in module.named_modules()] == names

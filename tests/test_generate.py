@@ -128,8 +128,9 @@ def test_a_resolution_of_ones_own(base: Path, tmp_path: Path) -> None:
     [
         (["--num-images", "0"], "--num-images and --num-inference-steps must be at least 1"),
         (["--seed", "-1"], "--seed must be between"),
-        (["--resolution", "9"], "--resolution must be a multiple of 8"),
+        (["--resolution", "-8"], "--resolution must be pixels"),
         (["--output", "picture.jpeg"], "--output must be a .png or a folder, not 'picture.jpeg'"),
+        (["--resolution", "17"], "resolution must be a multiple of 8 for this base, but is 17"),
         (["--embeds", "missing.safetensors"], "There is no file 'missing.safetensors'"),
     ],
 )
@@ -137,4 +138,4 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     base: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
 ) -> None:
     assert command("--model", str(base), "--prompt", "a toy", *options) == 1
-    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")

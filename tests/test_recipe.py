@@ -213,22 +213,22 @@ def test_plain_values_that_are_no_recipe_are_refused_by_name(values: dict[str, A
         ),
         (
             {"lr_scheduler": "polynomial", "learning_rate": 1e-7},
-            r"^'polynomial' decays to 1e-7, so learning_rate must be above, not 1e-07\.$",
+            r"^'polynomial' decays to 1e-7, so learning_rate must be above 1e-7, but is 1e-07\.$",
         ),
         # Made in Python, a recipe is held to the types and choices of its fields like one from a file.
         (
             {"lr_scheduler": "cosinus"},
-            r"^schedule\.lr_scheduler must be one of 'linear', 'cosine', .* not 'cosinus'\.$",
+            r"^lr_scheduler must be one of 'linear', 'cosine', .* not 'cosinus'\.$",
         ),
-        ({"fit": "stretch"}, r"^data\.fit must be one of 'crop', 'squash', not 'stretch'\.$"),
-        ({"property": "thing"}, r"^concepts\.0\.property must be one of 'object', 'style', not 'thing'\.$"),
-        ({"mixed_precision": "fp8"}, r"^engine\.mixed_precision must be one of 'no', 'fp16', 'bf16', not 'fp8'\.$"),
+        ({"fit": "stretch"}, r"^fit must be one of 'crop', 'squash', not 'stretch'\.$"),
+        ({"property": "thing"}, r"^property must be one of 'object', 'style', not 'thing'\.$"),
+        ({"mixed_precision": "fp8"}, r"^mixed_precision must be one of 'no', 'fp16', 'bf16', not 'fp8'\.$"),
         (
             {"prediction_type": "sample"},
-            r"^base\.prediction_type must be one of 'epsilon', 'v_prediction', not 'sample'",
+            r"^prediction_type must be one of 'epsilon', 'v_prediction', not 'sample'",
         ),
-        ({"batch_size": 2.5}, r"^training\.batch_size must be of type int, not 2\.5\.$"),
-        ({"pictures": Path("cat")}, r"^concepts\.0\.pictures must be of type str, not .*Path\('cat'\)\.$"),
+        ({"batch_size": 2.5}, r"^batch_size must be of type int, not 2\.5\.$"),
+        ({"pictures": Path("cat")}, r"^pictures must be of type str, not .*Path\('cat'\)\.$"),
     ],
 )
 def test_values_that_cannot_be_carried_out_are_refused(changes: dict[str, Any], message: str, make_recipe: MakeRecipe):

@@ -163,6 +163,12 @@ def test_a_run_from_the_beginning_sets_the_earlier_one_aside(make_recipe: MakeRe
         "learned_embeds-steps-4.safetensors",
         "log.jsonl",
         "recipe.toml",
+        "learned_embeds.safetensors",
+        "learned_embeds.bin",
+        "token_identifier.txt",
+        "type_of_concept.txt",
+        "README.md",
+        "exports",
     }
 
 

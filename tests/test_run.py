@@ -293,7 +293,10 @@ def test_length_split_engine_output_and_place_of_the_pictures_may_change(
     changes = {"steps": "9", "workers": 2, "repeats": 3, "batch_size": 1, "gradient_accumulation_steps": 2}
     changes |= {"pictures": "elsewhere", "folder": "moved", "save_steps": 3, "mixed_precision": "bf16"}
     refuse_changes(checkpoint(make_recipe()), facts(make_recipe(**changes)))
-    assert not caplog.records
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "The length was 4 and is 9: from here the learning rate follows the cosine curve of the new length."
+    )
 
 
 def test_changed_arithmetic_is_said_but_not_refused(make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture):

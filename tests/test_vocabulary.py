@@ -316,13 +316,13 @@ def test_the_nearest_tokens_are_those_of_largest_cosine():
 def test_rows_for_another_width_are_refused_naming_both():
     made = vocabulary()
     right = Concept("<t>", {"clip_l": np.ones((2, WIDTH))})
-    assert np.array_equal(made.check_width(right, "clip_l"), right.rows["clip_l"])
+    assert np.array_equal(made.rows_of(right, "clip_l"), right.rows["clip_l"])
     wrong = Concept("<t>", {"clip_h": np.ones((1, 1024))}, base="somebody/sd-2-1")
     with pytest.raises(
         TokenError,
         match=r"'<t>' has rows for clip_h of width 1024; this base wants clip_l of width 8\. "
         r"It was trained on 'somebody/sd-2-1'\.",
     ):
-        made.check_width(wrong, "clip_l")
+        made.rows_of(wrong, "clip_l")
     with pytest.raises(TokenError, match=r"clip_l of width 16; this base wants clip_l of width 8\.$"):
-        made.check_width(Concept("<t>", {"clip_l": np.ones((1, 16))}), "clip_l")
+        made.rows_of(Concept("<t>", {"clip_l": np.ones((1, 16))}), "clip_l")

@@ -10,7 +10,6 @@ The flags become a `Recipe`, and `pseudoword.train` carries it out. README.md sa
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -45,31 +44,28 @@ LATER = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the guide's command line and return its exit code. Only the main process speaks."""
-    main_process = int(os.environ.get("RANK", "0")) == 0
+    """Carry out the guide's command line and return its exit code. Only the main process prints."""
     try:
         args = parse_args(arguments)
         recipe = recipe_of(args)
-        learn(recipe, args.resume_from_checkpoint, main_process)
+        learn(recipe, args.resume_from_checkpoint)
     except PseudowordError as error:
         ended, code = f"error: {error}", 1
     except KeyboardInterrupt:
         ended, code = "Interrupted. Go on from the last checkpoint with --resume_from_checkpoint latest.", 130
     else:
         ended, code = where(recipe), 0
-    if main_process:
+    if watch.is_main_process():
         print(ended, file=sys.stderr if code else sys.stdout)
     return code
 
 
-def learn(recipe: Recipe, resume: str | None, main_process: bool) -> None:
+def learn(recipe: Recipe, resume: str | None) -> None:
     """Train to the end, showing it on the main process."""
-    if not main_process:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    watch.messages(logging.INFO if main_process else logging.CRITICAL)
+    watch.show_messages()
     from pseudoword.training import train  # torch and diffusers: seconds that --help does not wait for
 
-    watch.follow(train(recipe, resume=resume), quiet=not main_process)
+    watch.follow(train(recipe, resume=resume), quiet=not watch.is_main_process())
 
 
 def where(recipe: Recipe) -> str:
@@ -78,7 +74,7 @@ def where(recipe: Recipe) -> str:
     pipeline = f"\nThe whole pipeline is there too: StableDiffusionPipeline.from_pretrained({folder!r})"
     return (
         f"The word {concept.token} is in {folder}. "
-        f"Load it into a diffusers pipeline: pipeline.load_textual_inversion({folder!r})"
+        f"In diffusers: pipeline.load_textual_inversion({folder!r})"
         f"{pipeline if recipe.output.full_pipeline else ''}"
     )
 
@@ -159,7 +155,6 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         args.max_train_steps = None
     if "mixed_precision" not in given:
         args.mixed_precision = _configured_precision()
-    args.local_rank = int(os.environ.get("LOCAL_RANK") or args.local_rank)
     return args
 
 
@@ -250,7 +245,7 @@ def _base(flags: Flags) -> None:
 
 
 def _length(flags: Flags) -> None:
-    flags.add_argument("--max_train_steps", type=int, default=5000, help="optimizer steps; comes before epochs")
+    flags.add_argument("--max_train_steps", type=int, default=5000, help="optimizer steps; overrides epochs")
     flags.add_argument(
         "--num_train_epochs", type=int, default=100, help="the length in epochs, if given without --max_train_steps"
     )
@@ -295,7 +290,7 @@ def _computing(flags: Flags) -> None:
         default=0,
         help="processes that load pictures; idle here, as each picture is read and encoded once",
     )
-    flags.add_argument("--local_rank", type=int, default=-1, help="set by launchers; LOCAL_RANK comes before it")
+    flags.add_argument("--local_rank", type=int, default=-1, help="for old launchers; Accelerate reads LOCAL_RANK")
 
 
 def _output(flags: Flags) -> None:

@@ -45,11 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return importlib.import_module(f"pseudoword.commands.{words[0]}").run(words[1:])
     except PseudowordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        ended, code = f"error: {error}", 1
     except KeyboardInterrupt:
-        print("Interrupted. A run goes on from its last checkpoint with --resume latest.", file=sys.stderr)
-        return 130
+        ended, code = "Interrupted. A training run goes on from its last checkpoint with --resume latest.", 130
+    from pseudoword.watch import is_main_process
+
+    if is_main_process():
+        print(ended, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -46,8 +46,29 @@ class Method(Protocol):
         ...
 
 
+class Format(Protocol):
+    """A module that reads and writes one kind of embedding file, as named tensors."""
+
+    def owns(self, tensors: Mapping[str, Any]) -> bool:
+        """Whether a file's content is of this format."""
+        ...
+
+    def read(self, tensors: Mapping[str, Any], stem: str) -> tuple[str, dict[str, np.ndarray]]:
+        """Return the token, from the content or the file's stem, and rows `[vectors, width]` per text encoder."""
+        ...
+
+    def write(self, concept: Concept) -> dict[str, np.ndarray]:
+        """Return the file's tensors."""
+        ...
+
+
 class Family(Protocol):
-    """A loaded base model of some kind, frozen. Arrays are the engine's own unless said otherwise."""
+    """A loaded base model of some kind, frozen. Arrays are the engine's own unless said otherwise.
+
+    A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
+    (PIPELINE, TAGS); `words`, whose `vocabularies(base)` reads nothing but tokenizers and tables; and `miniature`,
+    whose `write(folder)` makes a base of random weights in the real classes.
+    """
 
     vocabularies: Mapping[str, Vocabulary]
     """Per text encoder."""
@@ -57,6 +78,11 @@ class Family(Protocol):
     latent_factor: int
     """Pixels to a side of a latent; pictures' sides must be multiples of it."""
 
+    @property
+    def modules(self) -> Mapping[str, Any]:
+        """The frozen modules by their names in the pipeline."""
+        ...
+
     @classmethod
     def load(cls, base: BaseModel) -> Self:
         """Load a base on the host; RecipeError says what is missing."""
@@ -65,27 +91,30 @@ class Family(Protocol):
     # The parts of the loss
 
     def encode_images(self, pixels: Float[np.ndarray, "batch 3 height width"]) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of the pictures' latents, as NumPy arrays."""
+        """Return mean and standard deviation of the pictures' latents, NumPy arrays `[batch, channels, h, w]`."""
         ...
 
     def latents(self, mean: Any, std: Any, posterior: Any) -> Any:
-        """Return scaled latents sampled from their moments with standard normal numbers."""
+        """Return scaled latents sampled from their moments with standard normal numbers, all of one shape."""
         ...
 
     def noise_levels(self, timestep: Any) -> tuple[Any, Any]:
-        """Return alpha and sigma of timesteps, shaped to multiply latents."""
+        """Return alpha and sigma of timesteps `[batch]`, shaped `[batch, 1, 1, 1]` to multiply latents."""
         ...
 
     def condition(self, ids: Arrays, rows: Arrays | None) -> Any:
-        """Return what the denoiser is conditioned on for prompts' ids, with learned rows at the ids above the table."""
+        """Return what the denoiser is conditioned on, for ids `[batch, tokens]` and rows `[rows, width]` per encoder.
+
+        Ids from a table's size on are looked up in the rows. For one encoder the result is `[batch, tokens, width]`.
+        """
         ...
 
     def denoise(self, noised: Any, timestep: Any, condition: Any) -> Any:
-        """Return the denoiser's prediction."""
+        """Return the denoiser's prediction in fp32, shaped as the latents."""
         ...
 
     def target(self, latents: Any, noise: Any, alpha: Any, sigma: Any) -> Any:
-        """Return what the prediction should be."""
+        """Return what the prediction should be, shaped as the latents."""
         ...
 
     # Where and how it is held
@@ -109,11 +138,11 @@ class Family(Protocol):
     # Beyond training, with diffusers
 
     def pipeline(self) -> Any:
-        """Return a diffusers pipeline of these very modules."""
+        """Return a diffusers pipeline of these very modules with a sampler that needs few steps."""
         ...
 
     def prompt_inputs(self, ids: Arrays, negative_ids: Arrays, rows: Arrays | None) -> dict[str, Any]:
-        """Return the pipeline's arguments for prompts and negative prompts, given as NumPy ids per text encoder."""
+        """Return the pipeline's arguments for prompts and negative prompts, given as NumPy ids and rows per encoder."""
         ...
 
     def with_words(self, concepts: Sequence[Concept]) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +28,14 @@ BASE = BaseModel("toybox")
 SCALE = 2
 """Pictures of the toybox have 64 pixels; they are shown twice as large."""
 SCENES = ("in the grass", "on the sand", "in the sea", "at night", "in the snow")
-
-
-@dataclass(frozen=True)
-class Show:
-    """A concept for the demo and where its row starts."""
-
-    pictures: str
-    initializer: str
-    num_vectors: int = 1
-
-
-CONCEPTS = {"star": Show("star", "circle"), "fish": Show("fish", "circle"), "key": Show("key", "ring")}
+CONCEPTS = {"star": "circle", "fish": "circle", "key": "ring"}
+"""The example concepts, and the words they start from."""
 
 
 def recipe(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Recipe:
     """Return the demo's recipe for one of the example concepts."""
-    show = CONCEPTS[concept]
     return Recipe(
-        concepts=(
-            ConceptRecipe(TOKEN, str(toybox.PICTURES / show.pictures), show.initializer, num_vectors=show.num_vectors),
-        ),
+        concepts=(ConceptRecipe(TOKEN, str(toybox.PICTURES / concept), CONCEPTS[concept]),),
         base=BASE,
         method=ClassicOptions(),
         training=Training(seed=seed, batch_size=4),
@@ -66,9 +52,7 @@ def learn(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Ite
 def losses(concept: str, folder: Path) -> tuple[float, float]:
     """Return the fixed-draw loss of the word before and after the run in `folder`."""
     family = load(BASE)
-    pictures = TextualInversionDataset(
-        toybox.PICTURES / CONCEPTS[concept].pictures, None, size=family.resolution, placeholder_token=TOKEN
-    )
+    pictures = TextualInversionDataset(toybox.PICTURES / concept, None, size=family.resolution, placeholder_token=TOKEN)
     return (
         fixed_draw_loss(family, _untrained(concept, family), pictures),
         fixed_draw_loss(family, Concept.load(folder), pictures),
@@ -77,15 +61,14 @@ def losses(concept: str, folder: Path) -> tuple[float, float]:
 
 def _untrained(concept: str, family: Family) -> Concept:
     """Return the word as training finds it."""
-    show = CONCEPTS[concept]
-    rows = {e: v.initial_rows(show.initializer, show.num_vectors)[0] for e, v in family.vocabularies.items()}
+    rows = {e: v.initial_rows(CONCEPTS[concept], 1)[0] for e, v in family.vocabularies.items()}
     return Concept(TOKEN, rows)
 
 
 def contact_sheet(concept: str, folder: Path) -> Path:
     """Write the picture that shows the run in `folder`: given pictures, before, after, new scenes; return its path."""
     began = time.perf_counter()
-    show, learned = CONCEPTS[concept], Concept.load(folder)
+    learned = Concept.load(folder)
     family = load(BASE)
     sampling = Sampling(seed=1, steps=20, guidance_scale=4.0)
     columns = 5
@@ -95,10 +78,10 @@ def contact_sheet(concept: str, folder: Path) -> Path:
 
     before = _untrained(concept, family)
     plain = f"a photo of a {TOKEN}"
-    given = [Image.open(p).convert("RGB") for p in sorted((toybox.PICTURES / show.pictures).glob("*.png"))]
+    given = [Image.open(p).convert("RGB") for p in sorted((toybox.PICTURES / concept).glob("*.png"))]
     rows = [
         ("The pictures given", given[:columns]),
-        (f"Before: “{plain}” ({TOKEN} is still “{show.initializer}”)", sample([before], [plain] * columns)),
+        (f"Before: “{plain}” ({TOKEN} is still “{CONCEPTS[concept]}”)", sample([before], [plain] * columns)),
         (f"After: “{plain}”", sample([learned], [plain] * columns)),
         (f"New scenes: “{plain} …”", sample([learned], [f"{plain} {scene}" for scene in SCENES])),
     ]

@@ -7,29 +7,29 @@ class PseudowordError(Exception):
     """Anything that a person can mend; commands print the message and end with code 1."""
 
 
-class RecipeError(PseudowordError, ValueError):
+class RecipeError(PseudowordError):
     """A recipe that cannot be carried out."""
 
 
-class TokenError(PseudowordError, ValueError):
+class TokenError(PseudowordError):
     """A placeholder token, initializer or word that cannot be taken."""
 
 
-class PicturesError(PseudowordError, ValueError):
+class PicturesError(PseudowordError):
     """A folder from which nothing can be learned."""
 
 
-class CaptionError(PseudowordError, ValueError):
+class CaptionError(PseudowordError):
     """A caption in which the word to learn is missing or cut off."""
 
 
-class FormatError(PseudowordError, ValueError):
+class FormatError(PseudowordError):
     """A file that is no embedding, or not one that can be read."""
 
 
-class RunError(PseudowordError, RuntimeError):
+class RunError(PseudowordError):
     """A run's folder or checkpoint that cannot be used."""
 
 
-class TrainingStopped(PseudowordError, RuntimeError):
-    """Training that cannot go on; what was kept is said."""
+class TrainingStopped(PseudowordError):
+    """Training that cannot continue; the message names the last checkpoint."""

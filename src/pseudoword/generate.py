@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from PIL import Image, PngImagePlugin
 
 from pseudoword import families, toybox
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
-from pseudoword.families.base import locate
+from pseudoword.errors import RecipeError
+from pseudoword.families.locate import locate
 from pseudoword.recipe import BaseModel
-
-log = logging.getLogger(__name__)
+from pseudoword.vocabulary import encode_all, lent_words
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Sampling:
     seed: int = 0
     """The first picture's seed; each further picture has the next one."""
     steps: int = 25
-    """Denoising steps (DPM-Solver++ 2M)."""
+    """Denoising steps."""
     guidance_scale: float = 7.5
     """Weight of the prompt against the negative prompt; 1 turns guidance off."""
     resolution: int | None = None
@@ -52,58 +48,38 @@ def generate(
     *,
     negative_prompt: str = "",
     sampling: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
     batch_size: int = 1,
 ) -> list[Image.Image]:
     """Return a picture for each prompt; concepts' tokens work in prompts and in the negative prompt alike.
 
+    `seeds` are one for each prompt; by default they count from the sampling's.
     The base is as it was afterwards. TokenError if a concept is for another base or its token is taken.
     """
     sampling = sampling or Sampling()
     side = sampling.resolution or family.resolution
+    multiple = max(8, family.latent_factor)  # diffusers' pipelines insist on 8
+    if side % multiple:
+        raise RecipeError(f"resolution must be a multiple of {multiple} for this base, but is {side}.")
+    seeds = seeds or [sampling.seed + i for i in range(len(prompts))]
     pipeline = family.pipeline()
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     pictures: list[Image.Image] = []
-    with words(family, concepts) as rows:
+    vocabularies = family.vocabularies
+    with lent_words(vocabularies, concepts) as rows:
         for first in range(0, len(prompts), batch_size):
             some = prompts[first : first + batch_size]
-            seeds = [sampling.seed + first + i for i in range(len(some))]
             pictures += pipeline(
-                **family.prompt_inputs(encode(family, some), encode(family, [negative_prompt] * len(some)), rows),
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                **family.prompt_inputs(
+                    encode_all(vocabularies, some), encode_all(vocabularies, [negative_prompt] * len(some)), rows
+                ),
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds[first:][: len(some)]],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance_scale,
                 height=side,
                 width=side,
             ).images
     return pictures
-
-
-@contextmanager
-def words(family: Family, concepts: Sequence[Concept]) -> Iterator[Mapping[str, torch.Tensor] | None]:
-    """Lend words to a base's vocabularies for the block; yields all rows under each other, per text encoder."""
-    blocks: dict[str, list[np.ndarray]] = {encoder: [] for encoder in family.vocabularies}
-    try:
-        for encoder, vocabulary in family.vocabularies.items():
-            for concept in concepts:
-                blocks[encoder].append(vocabulary.check_width(concept, encoder))
-                vocabulary.lend(concept.token, concept.num_vectors)
-        yield {e: torch.from_numpy(np.concatenate(b)) for e, b in blocks.items()} if concepts else None
-    finally:
-        for vocabulary in family.vocabularies.values():
-            vocabulary.give_back()
-
-
-def encode(family: Family, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the ids of prompts `[prompts, tokens]` per text encoder; says which words a prompt's end cut off."""
-    ids = {}
-    for encoder, vocabulary in family.vocabularies.items():
-        encoded = [vocabulary.encode(prompt) for prompt in prompts]
-        for prompt, one in zip(prompts, encoded, strict=True):
-            if one.cut:
-                log.warning("Cut off at %d tokens: %s in %r", vocabulary.model_max_length, ", ".join(one.cut), prompt)
-        ids[encoder] = np.stack([one.ids for one in encoded])
-    return ids
 
 
 def grid(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pseudoword import families, formats, toybox
-from pseudoword.families.base import locate
+from pseudoword.families.locate import locate
 from pseudoword.recipe import BaseModel
 
 
@@ -33,9 +33,7 @@ def inspect(path: str | Path, base: BaseModel | None = None) -> dict[str, Any]:
     if base is not None:
         vocabularies = families.part(base.family, "words").vocabularies(locate(base, toybox.BASES))
         told["against"] = base.model
-        told["vocabulary"] = {
-            encoder: _beside(v, v.check_width(concept, encoder)) for encoder, v in vocabularies.items()
-        }
+        told["vocabulary"] = {encoder: _beside(v, v.rows_of(concept, encoder)) for encoder, v in vocabularies.items()}
     return told
 
 

@@ -42,6 +42,13 @@ class ConceptRecipe:
     num_vectors: int = 1
     """Rows the word has. More hold more detail, cost prompt length, and are harder to put into new scenes."""
 
+    def __post_init__(self) -> None:
+        settle_types(self)
+        check_token(self.token)
+        at_least(1, num_vectors=self.num_vectors)
+        if not self.initializer.strip():
+            raise RecipeError(f"The initializer of {self.token!r} is empty; give a word close to it, such as 'toy'.")
+
 
 @dataclass(frozen=True)
 class BaseModel:
@@ -60,7 +67,12 @@ class BaseModel:
     prediction_type: Optional[Literal["epsilon", "v_prediction"]] = None
     """What the denoiser predicts; by default what the model's scheduler configuration says."""
     clip_skip: Optional[int] = None
-    """Leave out this many last layers of the text encoder. Some SD 1.x models were trained with 1."""
+    """Leave out this many last layers of the text encoder. Some SD 1.x models want 1, A1111's "Clip skip 2"."""
+
+    def __post_init__(self) -> None:
+        settle_types(self)
+        if self.clip_skip is not None:
+            at_least(0, clip_skip=self.clip_skip)
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,15 @@ class Data:
     workers: int = 0
     """Processes that load a dataset whose pictures cannot be cached. 0 loads in the main process."""
 
+    def __post_init__(self) -> None:
+        settle_types(self)
+        at_least(1, repeats=self.repeats)
+        at_least(0, workers=self.workers)
+        if self.resolution is not None:
+            at_least(8, resolution=self.resolution)
+        if not 0 <= self.flip_p <= 1:
+            raise RecipeError(f"flip_p is a share between 0 and 1, not {self.flip_p}.")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -91,6 +112,14 @@ class Training:
     """Micro-batches per optimizer step. Saves memory, costs time; the result is that of one large batch."""
     gradient_clip: Optional[float] = None
     """Largest norm of the gradient of a word's rows; longer ones are shortened to it. Off by default."""
+
+    def __post_init__(self) -> None:
+        settle_types(self)
+        at_least(1, batch_size=self.batch_size, gradient_accumulation_steps=self.gradient_accumulation_steps)
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise RecipeError(f"gradient_clip must be above 0, not {self.gradient_clip}; leave it out for no clipping.")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise RecipeError(f"seed must be between 0 and 2^63 - 1, not {self.seed}.")
 
 
 @dataclass(frozen=True)
@@ -116,11 +145,28 @@ class Schedule:
     lr_warmup_steps: int = 0
     """Steps over which it rises from 0 (not for 'constant' and 'piecewise_constant')."""
     lr_num_cycles: int = 1
-    """Hard restarts of 'cosine_with_restarts'."""
+    """Cycles of 'cosine_with_restarts'; 1 has no restart."""
     lr_power: float = 1.0
     """Exponent of 'polynomial'."""
     lr_step_rules: Optional[str] = None
     """Rules of 'piecewise_constant': '1:100,0.1:200,0.01' is factor 1 to step 100, 0.1 to step 200, then 0.01."""
+
+    def __post_init__(self) -> None:
+        settle_types(self)
+        parse_steps(self.steps)
+        at_least(0, lr_warmup_steps=self.lr_warmup_steps, learning_rate=self.learning_rate, lr_power=self.lr_power)
+        at_least(1, lr_num_cycles=self.lr_num_cycles)
+        if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
+            raise RecipeError(
+                f"lr_scheduler 'piecewise_constant' and lr_step_rules go together, "
+                f"but they are {self.lr_scheduler!r} and {self.lr_step_rules!r}."
+            )
+        if self.lr_step_rules is not None and not re.fullmatch(_STEP_RULES, self.lr_step_rules):
+            raise RecipeError(f"lr_step_rules must look like '1:100,0.1:200,0.01', not {self.lr_step_rules!r}.")
+        if self.lr_scheduler == "polynomial" and self.learning_rate <= 1e-7:
+            raise RecipeError(
+                f"'polynomial' decays to 1e-7, so learning_rate must be above 1e-7, but is {self.learning_rate}."
+            )
 
 
 @dataclass(frozen=True)
@@ -130,13 +176,16 @@ class EngineRecipe:
     engine: str = "torch"
     """The engine: 'torch' (PyTorch and Accelerate)."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """Precision of the frozen model; the rows are always fp32. bf16 on recent GPUs halves memory."""
+    """Precision of the frozen model; the rows are always fp32. bf16 halves the UNet's weights in memory."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, far less memory."""
     xformers: bool = False
     """Use xformers' attention instead of PyTorch's own (SDPA), which is as fast and the default."""
     allow_tf32: bool = False
     """Allow TF32 matrix products on NVIDIA Ampere GPUs and later: faster fp32, slightly less exact."""
+
+    def __post_init__(self) -> None:
+        settle_types(self)
 
 
 @dataclass(frozen=True)
@@ -147,14 +196,25 @@ class Output:
     """The run's folder: recipe, log, checkpoints, and the learned word."""
     save_steps: int = 500
     """Write the word as `learned_embeds-steps-N` every so many steps."""
-    checkpointing_steps: int = 500
-    """Keep a checkpoint (some kilobytes) to resume from every so many steps."""
+    checkpointing_steps: int = 50
+    """Keep a checkpoint to resume from every so many steps; it costs some kilobytes and milliseconds."""
     checkpoints_total_limit: Optional[int] = None
     """Keep only this many newest checkpoints."""
     full_pipeline: bool = False
     """Also write the whole pipeline with the word inside (gigabytes)."""
     safe_serialization: bool = True
     """Write .safetensors; if off, only the .bin files."""
+
+    def __post_init__(self) -> None:
+        settle_types(self)
+        at_least(1, save_steps=self.save_steps, checkpointing_steps=self.checkpointing_steps)
+        if self.checkpoints_total_limit is not None:
+            at_least(1, checkpoints_total_limit=self.checkpoints_total_limit)
+
+    @property
+    def suffix(self) -> str:
+        """How the files of words end."""
+        return ".safetensors" if self.safe_serialization else ".bin"
 
 
 @dataclass(frozen=True)
@@ -171,7 +231,12 @@ class Recipe:
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        _check(self)
+        settle_types(self)
+        if not self.concepts:
+            raise RecipeError("A recipe needs at least one concept: a token, its pictures and an initializer.")
+        if len(self.concepts) > 1:
+            tokens = ", ".join(c.token for c in self.concepts)
+            raise RecipeError(f"One concept a run for now, not {len(self.concepts)} ({tokens}); train them one by one.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, `None` left out, ready for TOML."""
@@ -217,58 +282,22 @@ def parse_steps(length: str) -> tuple[int, Literal["steps", "epochs"]]:
     return int(number), typing.cast(Literal["steps", "epochs"], unit)
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuse values of another type, out of range, and that contradict each other, naming both."""
-    for name, hint in typing.get_type_hints(Recipe).items():
-        _convert(hint, getattr(recipe, name), name)
-    if not recipe.concepts:
-        raise RecipeError("A recipe needs at least one concept: a token, its pictures and an initializer.")
-    if len(recipe.concepts) > 1:
-        tokens = ", ".join(c.token for c in recipe.concepts)
-        raise RecipeError(f"One concept a run for now, not {len(recipe.concepts)} ({tokens}); train them one by one.")
-    for concept in recipe.concepts:
-        check_token(concept.token)
-        _at_least(1, num_vectors=concept.num_vectors)
-        if not concept.initializer.strip():
-            raise RecipeError(f"The initializer of {concept.token!r} is empty; give a word close to it, such as 'toy'.")
-    data, training, schedule, output = recipe.data, recipe.training, recipe.schedule, recipe.output
-    _at_least(1, batch_size=training.batch_size, gradient_accumulation_steps=training.gradient_accumulation_steps)
-    _at_least(1, repeats=data.repeats, save_steps=output.save_steps, checkpointing_steps=output.checkpointing_steps)
-    _at_least(0, workers=data.workers, lr_warmup_steps=schedule.lr_warmup_steps, learning_rate=schedule.learning_rate)
-    _at_least(1, lr_num_cycles=schedule.lr_num_cycles)
-    _at_least(0, lr_power=schedule.lr_power)
-    if recipe.base.clip_skip is not None:
-        _at_least(0, clip_skip=recipe.base.clip_skip)
-    if data.resolution is not None:
-        _at_least(8, resolution=data.resolution)
-    if output.checkpoints_total_limit is not None:
-        _at_least(1, checkpoints_total_limit=output.checkpoints_total_limit)
-    if training.gradient_clip is not None and not training.gradient_clip > 0:
-        raise RecipeError(f"gradient_clip must be above 0, not {training.gradient_clip}; leave it out for no clipping.")
-    if training.seed is not None and not 0 <= training.seed < 2**63:
-        raise RecipeError(f"seed must be between 0 and 2^63 - 1, not {training.seed}.")
-    if not 0 <= data.flip_p <= 1:
-        raise RecipeError(f"flip_p is a share between 0 and 1, not {data.flip_p}.")
-    parse_steps(schedule.steps)
-    if (schedule.lr_scheduler == "piecewise_constant") != (schedule.lr_step_rules is not None):
-        raise RecipeError(
-            f"lr_scheduler 'piecewise_constant' and lr_step_rules go together, "
-            f"but they are {schedule.lr_scheduler!r} and {schedule.lr_step_rules!r}."
-        )
-    if schedule.lr_step_rules is not None and not re.fullmatch(_STEP_RULES, schedule.lr_step_rules):
-        raise RecipeError(f"lr_step_rules must look like '1:100,0.1:200,0.01', not {schedule.lr_step_rules!r}.")
-    if schedule.lr_scheduler == "polynomial" and schedule.learning_rate <= 1e-7:
-        raise RecipeError(f"'polynomial' decays to 1e-7, so learning_rate must be above, not {schedule.learning_rate}.")
+def settle_types(section: Any) -> None:
+    """Make a section's values what their annotations say (a list a tuple, 1 a 1.0), or raise RecipeError."""
+    for name, hint in typing.get_type_hints(type(section)).items():
+        if typing.get_origin(hint) is not ClassVar:
+            object.__setattr__(section, name, _convert(hint, getattr(section, name), name))
+
+
+def at_least(minimum: int, **values: float) -> None:
+    """Raise RecipeError naming the first value below `minimum`, or not finite."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= minimum):
+            raise RecipeError(f"{name} must be at least {minimum}, but is {value}.")
 
 
 _NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _STEP_RULES = rf"({_NUMBER}:[0-9]+,)*{_NUMBER}"
-
-
-def _at_least(minimum: int, **values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= minimum):
-            raise RecipeError(f"{name} must be at least {minimum}, but is {value}.")
 
 
 def _plain(value: Any) -> Any:
@@ -301,9 +330,12 @@ def _is_required(f: dataclasses.Field) -> bool:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """Return `value` as the annotated type, or say what was expected and what came."""
-    if dataclasses.is_dataclass(value) and (hint is MethodOptions or isinstance(value, hint)):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return _build(type(value), fields, where)  # a section made in Python is held to the same rules
+    if hint is MethodOptions:
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            raise RecipeError(f"{where} must be a method's options, such as ClassicOptions(), not {value!r}.")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
+        return value
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     origin = typing.get_origin(hint)

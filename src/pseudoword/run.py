@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 import tomli_w
 
-from pseudoword import __version__, disk
+from pseudoword import __version__, disk, formats
 from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WORD = re.compile(r"learned_embeds-steps-(\d+)\.\w+")
+RESULTS = (*formats.IN_FOLDER, *formats.TOLD_IN_FOLDER, "exports", "README.md")
+"""What a finished run leaves for others to read."""
 FREE = {"output", "engine"}
 """Sections of a recipe that may change when a run is resumed."""
 FREE_FIELDS = {
@@ -116,10 +118,10 @@ class Run:
         step = checkpoint.step if checkpoint else 0
         stale = [path for at, path in self.checkpoints() if at > step]
         stale += [path for at, path in self._words() if at > step]
-        if checkpoint is None and (self.folder / "log.jsonl").exists():
-            stale += [self.folder / "log.jsonl", self.folder / "recipe.toml"]
+        if checkpoint is None:
+            stale += [path for name in ("log.jsonl", "recipe.toml", *RESULTS) if (path := self.folder / name).exists()]
         if stale:
-            self._set_aside([path for path in stale if path.exists()])
+            self._set_aside(stale)
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
         kept = [line for line in self._log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
@@ -191,9 +193,11 @@ def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     old, new = _flat(checkpoint.facts["recipe"]), _flat(facts["recipe"])
     changed = {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
     fixed = {k: v for k, v in changed.items() if k not in FREE_FIELDS and k.partition(".")[0] not in FREE}
-    for name in ("batch", "pictures"):
-        if checkpoint.facts[name] != facts[name]:
-            fixed[f"global {name}" if name == "batch" else name] = (checkpoint.facts[name], facts[name])
+    if checkpoint.facts["batch"] != facts["batch"]:
+        fixed["global batch"] = (checkpoint.facts["batch"], facts["batch"])
+    was, now = checkpoint.facts["pictures"], facts["pictures"]
+    if was != now:  # only those that differ: hashes say little to people
+        fixed["pictures"] = ([p for p in was if p not in now], [p for p in now if p not in was])
     if fixed:
         differences = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in fixed.items())
         raise RunError(
@@ -204,6 +208,12 @@ def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     drift = [f"{k} was {was.get(k)} and is {now[k]}" for k in now if was.get(k) != now[k]]
     if drift:
         log.warning("Resuming, but not bit for bit: %s.", "; ".join(drift))
+    if "schedule.steps" in changed and new["schedule.lr_scheduler"] not in ("constant", "constant_with_warmup"):
+        log.warning(
+            "The length was %s and is %s: from here the learning rate follows the %s curve of the new length.",
+            *changed["schedule.steps"],
+            new["schedule.lr_scheduler"],
+        )
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -84,36 +84,49 @@ def learning_rate(schedule: Schedule, step: int, steps: int, peak: float) -> flo
 
     The same curves as diffusers' `get_scheduler`, without its state.
     """
-    return peak * _factor(schedule, step, steps, peak)
+    return peak * CURVES[schedule.lr_scheduler](schedule, step, steps, peak)
 
 
-def _factor(schedule: Schedule, step: int, steps: int, peak: float) -> float:
-    kind, warmup = schedule.lr_scheduler, schedule.lr_warmup_steps
-    if kind == "constant":
-        return 1.0
-    if kind == "piecewise_constant":
-        return _piecewise(schedule.lr_step_rules or "1", step)
-    if step < warmup:
-        return step / max(1, warmup)
-    done = (step - warmup) / max(1, steps - warmup)  # 0 after warm-up, 1 at the end
-    if kind == "constant_with_warmup":
-        return 1.0
-    if kind == "linear":
-        return max(0.0, 1.0 - done)
-    if kind == "cosine":
-        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
-    if kind == "cosine_with_restarts":
-        return 0.0 if done >= 1 else max(0.0, 0.5 * (1.0 + math.cos(math.pi * (schedule.lr_num_cycles * done % 1.0))))
-    return _polynomial(schedule.lr_power, done, peak)
+Curve = Callable[[Schedule, int, int, float], float]
+"""From a schedule, step, steps and peak to the factor of the peak."""
 
 
-def _polynomial(power: float, done: float, peak: float, end: float = 1e-7) -> float:
-    return end / peak if done > 1 else ((peak - end) * (1 - done) ** power + end) / peak
+def _warmed_up(course: Callable[[Schedule, float, float], float]) -> Curve:
+    """Let a course over the share done, 0 after warm-up and 1 at the end, follow a linear rise from 0."""
+
+    def curve(schedule: Schedule, step: int, steps: int, peak: float) -> float:
+        warmup = schedule.lr_warmup_steps
+        if step < warmup:
+            return step / max(1, warmup)
+        return max(0.0, course(schedule, (step - warmup) / max(1, steps - warmup), peak))
+
+    return curve
 
 
-def _piecewise(rules: str, step: int) -> float:
-    *parts, last = rules.split(",")
+def _cosine_with_restarts(schedule: Schedule, done: float, peak: float) -> float:
+    del peak
+    return 0.0 if done >= 1 else 0.5 * (1.0 + math.cos(math.pi * (schedule.lr_num_cycles * done % 1.0)))
+
+
+def _polynomial(schedule: Schedule, done: float, peak: float, end: float = 1e-7) -> float:
+    return end / peak if done > 1 else ((peak - end) * (1 - done) ** schedule.lr_power + end) / peak
+
+
+def _piecewise_constant(schedule: Schedule, step: int, steps: int, peak: float) -> float:
+    del steps, peak
+    *parts, last = (schedule.lr_step_rules or "1").split(",")
     for until, factor in sorted((int(u), float(f)) for f, u in (part.split(":") for part in parts)):
         if step < until:
             return factor
     return float(last)
+
+
+CURVES: dict[str, Curve] = {
+    "constant": lambda schedule, step, steps, peak: 1.0,
+    "constant_with_warmup": _warmed_up(lambda schedule, done, peak: 1.0),
+    "linear": _warmed_up(lambda schedule, done, peak: 1.0 - done),
+    "cosine": _warmed_up(lambda schedule, done, peak: 0.5 * (1.0 + math.cos(math.pi * done))),
+    "cosine_with_restarts": _warmed_up(_cosine_with_restarts),
+    "polynomial": _warmed_up(_polynomial),
+    "piecewise_constant": _piecewise_constant,
+}

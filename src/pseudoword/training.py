@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from pseudoword import engines, families, formats, hub, methods, schedules, toybox
+from pseudoword.batch import Draw
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family, NonFiniteLoss
-from pseudoword.data import examples
+from pseudoword.data import examples, folder
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.data.folder import Picture
 from pseudoword.errors import RecipeError, TrainingStopped
-from pseudoword.families.base import locate
+from pseudoword.families.locate import locate
 from pseudoword.placeholder import vector_tokens
 from pseudoword.progress import Progress
 from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
@@ -41,45 +43,45 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None 
     with _opened(engine, recipe) as run:
         # What an earlier part of this run decided, and the pictures: both before any weight is loaded.
         checkpoint = engine.on_main(lambda: run.find(resume))
-        recipe = _seeded(engine, recipe, checkpoint)
+        recipe, seed = _seeded(engine, recipe, checkpoint)
         [wanted] = recipe.concepts
-        data = dataset if dataset is not None else _pictures(recipe, wanted)
+        pictures = folder.scan(wanted.pictures) if dataset is None else None
         batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
-        facts = _facts(recipe, data, batch, engine.arithmetic())
+        facts = _facts(recipe, pictures or dataset, batch, engine.arithmetic())
         if checkpoint:
             refuse_changes(checkpoint, facts)
 
         # The frozen base, the word with its starting rows, and what it is learned from.
-        family: Family = families.part(recipe.base.family, "torch").FAMILY.load(locate(recipe.base, toybox.BASES))
+        family: Family = families.part(recipe.base.family, recipe.engine.engine).FAMILY.load(
+            locate(recipe.base, toybox.BASES)
+        )
         rows = _starting_rows(family, wanted)
         engine.prepare(family)
         engine.start(family, methods.build(recipe.method), {wanted.token: rows})
         if checkpoint:
             engine.restore(checkpoint.step, checkpoint.arrays)
-        source = _examples(family, recipe, wanted, data)
+        data = dataset if dataset is not None else _dataset(family, recipe, wanted, pictures)
+        source = examples.prepare(
+            data,
+            family.vocabularies,
+            vector_tokens(wanted.token, wanted.num_vectors),
+            family.encode_images,
+            seed=seed,
+            workers=recipe.data.workers,
+        )
+        if isinstance(source, examples.Cached):
+            family.leave_vae()
 
         # Every step is a function of its number: the learning rate, the draws, and so the batch.
         start, steps = engine.step_number, _steps(recipe, data, engine.processes)
         shares = engine.shares(recipe.training.batch_size, recipe.training.gradient_accumulation_steps)
         peak = recipe.schedule.learning_rate * (batch if recipe.schedule.scale_lr else 1)
-        draws = (
-            schedules.draw(
-                recipe.training.seed or 0,
-                wanted.token,
-                step,
-                share,
-                batch,
-                num_pictures=source.num_pictures,
-                flip_p=source.flip_p,
-                num_timesteps=family.num_timesteps,
-                latent_shape=source.latent_shape,
-            )
-            for step in range(start, steps)
-            for share in shares
-        )
-        batches = source.batches(draws)
+        batches = source.batches(_draws(range(start, steps), shares, batch, seed, wanted.token, source, family))
         engine.on_main(lambda: run.begin(recipe, checkpoint))
-        log.info("Training %s: steps %d to %d, %d pictures a step", wanted.token, start + 1, steps, batch)
+        if start < steps:
+            log.info("Training %s: steps %d to %d, %d pictures a step", wanted.token, start + 1, steps, batch)
+        else:
+            log.info("Nothing left to train: %d of %d steps are done; writing the outputs again", start, steps)
 
         for step in range(start, steps):
             began = time.perf_counter()
@@ -91,11 +93,13 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None 
             progress = Progress(step + 1, steps, loss, lr, time.perf_counter() - began)
             if engine.is_main:
                 run.report(progress)
-                progress = dataclasses.replace(progress, saved=tuple(_keep(run, engine, recipe, facts, progress)))
+            if _is_due(recipe, progress):
+                kept = engine.on_main(lambda done=progress: _keep(run, engine, recipe, facts, done))
+                progress = dataclasses.replace(progress, saved=kept)
             yield progress
 
-        if engine.is_main:
-            _finish(run, family, recipe, _concept(recipe, engine.rows()[wanted.token], max(start, steps)))
+        word = _concept(recipe, engine.rows()[wanted.token], max(start, steps))
+        engine.on_main(lambda: _finish(run, family, recipe, word, batch))
 
 
 # Before the loop
@@ -113,34 +117,24 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
         run.close()
 
 
-def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> Recipe:
-    """Return the recipe with a seed: its own, the resumed run's, or a new one."""
+def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tuple[Recipe, int]:
+    """Return the recipe with a seed, and the seed: its own, the resumed run's, or a new one."""
     seed = recipe.training.seed
     if seed is None:
         seed = checkpoint.seed if checkpoint else engine.on_main(lambda: secrets.randbelow(2**32))
-    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed))
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)), seed
 
 
-def _pictures(recipe: Recipe, wanted: ConceptRecipe) -> TextualInversionDataset:
-    """Scan the concept's folder; the size is settled when the base is known."""
-    return TextualInversionDataset(
-        wanted.pictures,
-        tokenizer=None,
-        learnable_property=wanted.property,
-        size=recipe.data.resolution or 0,
-        repeats=recipe.data.repeats,
-        flip_p=recipe.data.flip_p,
-        placeholder_token=wanted.token,
-        center_crop=recipe.data.fit == "crop",
-    )
-
-
-def _facts(recipe: Recipe, data: Dataset, batch: int, arithmetic: dict[str, str]) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe, data: list[Picture] | Dataset | None, batch: int, arithmetic: dict[str, str]
+) -> dict[str, Any]:
     """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
-    if isinstance(data, TextualInversionDataset):
-        pictures = [f"{picture.path.name} {picture.sha256[:16]}" for picture in data.pictures]
+    data = data.pictures if isinstance(data, TextualInversionDataset) else data
+    if isinstance(data, list):
+        pictures = [f"{picture.path.name} {picture.sha256[:16]}" for picture in data]
     else:
-        pictures = [f"{type(data).__name__} of {len(data)}"]
+        pictures = [f"{type(data).__name__} of {len(data or ())}"]
+    arithmetic = {**arithmetic, "micro-batch": str(recipe.training.batch_size)}
     return {"recipe": recipe.to_dict(), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
 
 
@@ -149,7 +143,7 @@ def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarra
     file = Path(wanted.initializer).expanduser()
     holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
     is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
-    earlier = formats.read(file) if file.suffix in (".safetensors", ".bin", ".pt") or is_folder else None
+    earlier = formats.read(file) if file.suffix in formats.SUFFIXES or is_folder else None
     rows = {}
     for encoder, vocabulary in family.vocabularies.items():
         vocabulary.lend(wanted.token, wanted.num_vectors)
@@ -157,7 +151,7 @@ def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarra
             rows[encoder], how = vocabulary.initial_rows(wanted.initializer, wanted.num_vectors)
             log.info("%s: %s", wanted.token, how)
             continue
-        rows[encoder] = vocabulary.check_width(earlier, encoder)
+        rows[encoder] = vocabulary.rows_of(earlier, encoder)
         if earlier.num_vectors != wanted.num_vectors:
             raise RecipeError(
                 f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
@@ -167,26 +161,24 @@ def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarra
     return rows
 
 
-def _examples(
-    family: Family, recipe: Recipe, wanted: ConceptRecipe, data: Dataset
-) -> examples.Cached | examples.Streamed:
-    """Return what batches are made of; if every latent is cached, the VAE leaves the accelerator."""
+def _dataset(
+    family: Family, recipe: Recipe, wanted: ConceptRecipe, pictures: list[Picture] | None
+) -> TextualInversionDataset:
+    """Return the concept's pictures at the run's resolution."""
     size = recipe.data.resolution or family.resolution
     if size % family.latent_factor:
         raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
-    if isinstance(data, TextualInversionDataset) and not data.size:
-        data.size = size
-    source = examples.prepare(
-        data,
-        family.vocabularies,
-        vector_tokens(wanted.token, wanted.num_vectors),
-        family.encode_images,
-        seed=recipe.training.seed or 0,
-        workers=recipe.data.workers,
+    return TextualInversionDataset(
+        wanted.pictures,
+        tokenizer=None,
+        learnable_property=wanted.property,
+        size=size,
+        repeats=recipe.data.repeats,
+        flip_p=recipe.data.flip_p,
+        placeholder_token=wanted.token,
+        center_crop=recipe.data.fit == "crop",
+        pictures=pictures,
     )
-    if isinstance(source, examples.Cached):
-        family.leave_vae()
-    return source
 
 
 def _steps(recipe: Recipe, data: Dataset, processes: int) -> int:
@@ -198,45 +190,80 @@ def _steps(recipe: Recipe, data: Dataset, processes: int) -> int:
     return number * math.ceil(micro_batches / recipe.training.gradient_accumulation_steps)
 
 
+def _draws(
+    steps: range,
+    shares: list[list[int]],
+    batch: int,
+    seed: int,
+    token: str,
+    source: examples.Cached | examples.Streamed,
+    family: Family,
+) -> Iterator[Draw]:
+    """Yield the draw of every micro-batch of this process, in the order of training."""
+    for step in steps:
+        for share in shares:
+            yield schedules.draw(
+                seed,
+                token,
+                step,
+                share,
+                batch,
+                num_pictures=source.num_pictures,
+                flip_p=source.flip_p,
+                num_timesteps=family.num_timesteps,
+                latent_shape=source.latent_shape,
+            )
+
+
 # During and after it
 
 
-def _keep(run: Run, engine: Engine, recipe: Recipe, facts: dict[str, Any], progress: Progress) -> Iterator[Path]:
-    """Write what is due after this step; the last step always leaves a checkpoint, so a finished run can go on."""
-    step, output = progress.step, recipe.output
+def _is_due(recipe: Recipe, progress: Progress) -> bool:
+    """Whether this step leaves files; the last always leaves a checkpoint, so that a finished run can go on."""
+    every = (recipe.output.save_steps, recipe.output.checkpointing_steps)
+    return progress.step == progress.steps or any(progress.step % steps == 0 for steps in every)
+
+
+def _keep(run: Run, engine: Engine, recipe: Recipe, facts: dict[str, Any], progress: Progress) -> tuple[Path, ...]:
+    """Write what is due after this step and return where."""
+    step, output, kept = progress.step, recipe.output, []
     if step % output.save_steps == 0:
         [(_, rows)] = engine.rows().items()
-        suffix = "safetensors" if output.safe_serialization else "bin"
-        yield formats.write_file(_concept(recipe, rows, step), run.folder / f"learned_embeds-steps-{step}.{suffix}")
+        path = run.folder / f"learned_embeds-steps-{step}{output.suffix}"
+        kept.append(formats.write_file(_concept(recipe, rows, step), path))
     if step % output.checkpointing_steps == 0 or step == progress.steps:
-        yield run.keep(step, engine.snapshot(), facts)
+        kept.append(run.keep(step, engine.snapshot(), facts))
         run.rotate(output.checkpoints_total_limit)
+    return tuple(kept)
 
 
 def _concept(recipe: Recipe, rows: dict[str, np.ndarray], step: int) -> Concept:
     """Return the learned word with what its file should say."""
     [wanted] = recipe.concepts
     told = recipe.to_dict()
-    told = {section: told[section] for section in ("method", "training", "schedule", "data")}
+    told = {section: told[section] for section in ("base", "method", "training", "schedule", "data")}
     model = recipe.base.model
+    if Path(model).is_dir():
+        model = told["base"]["model"] = Path(model).name  # a path says more about a disk than about the base
     return Concept(
         token=wanted.token,
         rows=rows,
         property=wanted.property,
-        base=Path(model).name if Path(model).is_dir() else model,  # a path says more about a disk than about the base
+        base=model,
         steps=step,
         metadata={"initializer": wanted.initializer, "recipe": json.dumps(told)},
     )
 
 
-def _finish(run: Run, family: Family, recipe: Recipe, concept: Concept) -> None:
+def _finish(run: Run, family: Family, recipe: Recipe, concept: Concept, batch: int) -> None:
     """Write the learned word for every reader."""
     formats.write_folder(concept, run.folder, safetensors=recipe.output.safe_serialization)
-    exports = run.folder / "exports"
+    exports, stem = run.folder / "exports", formats.stem_of(concept.token)
     exports.mkdir(exist_ok=True)
-    suffix = "safetensors" if recipe.output.safe_serialization else "bin"
-    formats.write_file(concept, exports / f"{formats.stem_of(concept.token)}.{suffix}", "kohya")
-    hub.write_card(concept, recipe, run.folder)
+    for suffix in formats.SUFFIXES:
+        (exports / f"{stem}{suffix}").unlink(missing_ok=True)  # of another choice of safe_serialization
+    formats.write_file(concept, exports / f"{stem}{recipe.output.suffix}", "kohya")
+    hub.write_card(concept, recipe, batch, run.folder)
     if recipe.output.full_pipeline:
         family.with_words([concept]).save_pretrained(run.folder)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,10 @@ from jaxtyping import Float, Int
 from pseudoword.concept import Concept
 from pseudoword.errors import RecipeError, TokenError
 from pseudoword.placeholder import check_token, vector_tokens
+
+log = logging.getLogger(__name__)
+
+LentRows = Mapping[str, Float[np.ndarray, "rows width"]]
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ class Vocabulary:
         names = self.tokenizer.convert_ids_to_tokens(best.tolist())
         return [(str(name).removesuffix("</w>"), float(cosine[i])) for name, i in zip(names, best, strict=True)]
 
-    def check_width(self, concept: Concept, encoder: str) -> Float[np.ndarray, "vectors width"]:
+    def rows_of(self, concept: Concept, encoder: str) -> Float[np.ndarray, "vectors width"]:
         """Return the concept's rows for this encoder, or raise TokenError saying which base they are for."""
         rows = concept.rows.get(encoder)
         width = self.table.shape[1]
@@ -163,6 +169,39 @@ class Vocabulary:
             base = f" It was trained on {concept.base!r}." if concept.base else ""
             raise TokenError(f"{concept.token!r} has rows for {has}; this base wants {encoder} of width {width}.{base}")
         return rows
+
+
+@contextmanager
+def lent_words(vocabularies: Mapping[str, Vocabulary], concepts: Sequence[Concept]) -> Iterator[LentRows | None]:
+    """Lend words to a base's vocabularies for the block; yields all rows under each other, per text encoder.
+
+    TokenError if a word is for another base, if its token is taken, or if words are lent already: rows of two blocks
+    would not be under each other.
+    """
+    if any(vocabulary.rows_lent for vocabulary in vocabularies.values()):
+        raise TokenError("This base has words lent already; leave that block first, or lend all words in one.")
+    blocks: dict[str, list[np.ndarray]] = {encoder: [] for encoder in vocabularies}
+    try:
+        for encoder, vocabulary in vocabularies.items():
+            for concept in concepts:
+                blocks[encoder].append(vocabulary.rows_of(concept, encoder))
+                vocabulary.lend(concept.token, concept.num_vectors)
+        yield {encoder: np.concatenate(block) for encoder, block in blocks.items()} if concepts else None
+    finally:
+        for vocabulary in vocabularies.values():
+            vocabulary.give_back()
+
+
+def encode_all(vocabularies: Mapping[str, Vocabulary], prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the ids of prompts `[prompts, tokens]` per text encoder; says which words a prompt's end cut off."""
+    ids = {}
+    for encoder, vocabulary in vocabularies.items():
+        encoded = [vocabulary.encode(prompt) for prompt in prompts]
+        for prompt, one in zip(prompts, encoded, strict=True):
+            if one.cut:
+                log.warning("Cut off at %d tokens: %s in %r", vocabulary.model_max_length, ", ".join(one.cut), prompt)
+        ids[encoder] = np.stack([one.ids for one in encoded])
+    return ids
 
 
 def _pattern_of(words: dict[str, list[int]]) -> re.Pattern[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pseudoword.progress import Progress
 
 LINES = 20
-"""Lines that a whole run prints where output is not a terminal."""
+"""Lines that a run prints where output is not a terminal, besides those that name what was kept."""
 AVERAGED = 50
 """Steps over which the shown loss is averaged; a single step's loss is mostly the noise of its timesteps."""
 
@@ -27,11 +27,20 @@ def follow(run: Iterable[Progress], *, as_json: bool = False, quiet: bool = Fals
     return _bar(run) if sys.stderr.isatty() else _lines(run)
 
 
-def messages(level: int = logging.INFO) -> None:
-    """Show what pseudoword logs, one line each on standard error; keep what it is built on to its errors."""
+def is_main_process() -> bool:
+    """Whether this is the process that speaks, of those that a launcher has started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def show_messages() -> None:
+    """Show what pseudoword logs, one line each on standard error, on the main process.
+
+    Sets the variables that keep transformers, diffusers and the Hub client to their errors, so it comes before them.
+    """
+    level = logging.INFO if is_main_process() else logging.CRITICAL
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    if not sys.stderr.isatty():
+    if not (is_main_process() and sys.stderr.isatty()):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -70,7 +79,7 @@ def _lines(run: Iterable[Progress]) -> Progress | None:
         if first is None:  # the pace is that of steps, without the loading before the first
             began, first = time.perf_counter() - last.seconds, last.step - 1
         losses.append(_mean(last))
-        if last.step % max(1, last.steps // LINES) == 0 or last.step == last.steps:
+        if last.step % -(-last.steps // LINES) == 0 or last.saved or last.step == last.steps:
             pace = (time.perf_counter() - began) / (last.step - first)
             print(_sentence(last, losses, pace), file=sys.stderr, flush=True)
     return last

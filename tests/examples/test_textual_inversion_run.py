@@ -13,6 +13,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from pseudoword import Concept, watch
+from pseudoword.families.sd.torch import StableDiffusion
 from tests.examples.guide import LATER, Argv, Learn, Learned, Refused
 from tests.miniatures import TOKEN
 
@@ -36,11 +37,20 @@ def test_mixed_precision_not_given_is_what_accelerate_says(
     assert "mixed precision 'fp8', which this cannot train in; say --mixed_precision no, fp16 or bf16." in refused()
 
 
-def test_allow_tf32_lets_torch_use_it(learn: Learn, tmp_path: Path):
+def test_allow_tf32_lets_torch_use_it(learn: Learn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    allowed: set[bool] = set()
+    denoise = StableDiffusion.denoise
+
+    def looking(self: StableDiffusion, *inputs: torch.Tensor) -> torch.Tensor:
+        allowed.add(torch.backends.cuda.matmul.allow_tf32)
+        return denoise(self, *inputs)
+
+    monkeypatch.setattr(StableDiffusion, "denoise", looking)
     learn(allow_tf32=True, output_dir=tmp_path / "with")
-    assert torch.backends.cuda.matmul.allow_tf32
+    assert allowed == {True}
     learn(output_dir=tmp_path / "without")
-    assert not torch.backends.cuda.matmul.allow_tf32
+    assert allowed == {True, False}
+    assert not torch.backends.cuda.matmul.allow_tf32, "only while training"
 
 
 def test_gradient_checkpointing_computes_the_same(learn: Learn, monkeypatch: pytest.MonkeyPatch):
@@ -64,10 +74,9 @@ def test_dataloader_num_workers_change_no_result(learn: Learn):
     assert run.recipe.data.workers == 2
 
 
-def test_local_rank_is_the_launchers(script: ModuleType, argv: Argv, monkeypatch: pytest.MonkeyPatch):
-    assert script.parse_args(argv(local_rank=2)).local_rank == 2
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert script.parse_args(argv(local_rank=2)).local_rank == 1
+def test_local_rank_is_accepted_and_left_to_the_launcher(script: ModuleType, argv: Argv):
+    with_rank, without = (script.recipe_of(script.parse_args(argv(**rank))) for rank in ({"local_rank": 2}, {}))
+    assert with_rank == without
 
 
 # What is written

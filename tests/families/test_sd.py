@@ -74,7 +74,7 @@ def test_the_condition_is_that_of_diffusers_with_the_word_loaded(
     with torch.no_grad():
         found = family.condition({"clip_l": torch.from_numpy(ids["clip_l"])}, rows)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    sampled = family.prompt_inputs(ids, {"clip_l": ids["clip_l"][::-1].copy()}, rows)
+    sampled = family.prompt_inputs(ids, {"clip_l": ids["clip_l"][::-1].copy()}, concept.rows)
     torch.testing.assert_close(sampled["prompt_embeds"], expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(sampled["negative_prompt_embeds"], expected.flip(0), rtol=0, atol=1e-6)
 

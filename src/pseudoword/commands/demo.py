@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     from pseudoword import watch
 
-    watch.messages()
+    watch.show_messages()
     from pseudoword import demo
 
     began = time.perf_counter()
@@ -55,7 +54,3 @@ def run(arguments: Sequence[str]) -> int:
         "    --prompt 'a photo of <my-cat> on the beach' --output beach.png"
     )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))

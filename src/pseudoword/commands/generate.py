@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ class Options:
     negative_prompt: str = ""
     """What the pictures should not be; learned words work here too."""
     num_images: int = 1
-    """Pictures for each prompt, with consecutive seeds."""
+    """Pictures for each prompt. Each prompt's first has the seed, the next the one after, so columns share noise."""
     seed: int = 0
     """Seed of the first picture."""
     num_inference_steps: int = 25
@@ -55,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     _check(options)
     from pseudoword import watch
 
-    watch.messages()
+    watch.show_messages()
     from pseudoword import formats, generate
 
     concepts = [formats.read(path) for path in options.embeds]
@@ -67,8 +66,11 @@ def run(arguments: Sequence[str]) -> int:
         guidance_scale=options.guidance_scale,
         resolution=options.resolution or None,
     )
-    pictures = generate.generate(family, concepts, prompts, negative_prompt=options.negative_prompt, sampling=sampling)
-    told = [{"prompt": prompt, "seed": str(options.seed + i)} for i, prompt in enumerate(prompts)]
+    seeds = [options.seed + i for _ in options.prompt for i in range(options.num_images)]
+    pictures = generate.generate(
+        family, concepts, prompts, negative_prompt=options.negative_prompt, sampling=sampling, seeds=seeds
+    )
+    told = [{"prompt": prompt, "seed": str(seed)} for prompt, seed in zip(prompts, seeds, strict=True)]
     if options.grid:
         pictures = [generate.grid(pictures, options.num_images)]
         told = [{"prompt": "\n".join(options.prompt), "seed": str(options.seed)}]
@@ -85,8 +87,8 @@ def _check(options: Options) -> None:
         raise RecipeError("--num-images and --num-inference-steps must be at least 1.")
     if not 0 <= options.seed < 2**63:
         raise RecipeError(f"--seed must be between 0 and 2^63 - 1, not {options.seed}.")
-    if options.resolution % 8 or options.resolution < 0:
-        raise RecipeError(f"--resolution must be a multiple of 8, not {options.resolution}.")
+    if options.resolution < 0:
+        raise RecipeError(f"--resolution must be pixels, or 0 for the model's own, not {options.resolution}.")
     if options.output.suffix.lower() not in ("", ".png"):
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
 
@@ -96,7 +98,3 @@ def _paths(output: Path, count: int) -> list[Path]:
     if not output.suffix:
         return [output / f"{i}.png" for i in range(count)]
     return [output] if count == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
-
-
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))

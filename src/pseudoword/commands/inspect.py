@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     from pseudoword import watch
 
-    watch.messages()
+    watch.show_messages()
     from pseudoword.errors import RecipeError
     from pseudoword.inspection import inspect
     from pseudoword.recipe import BaseModel
@@ -74,7 +74,3 @@ def _print(told: dict[str, Any]) -> None:
     for name, value in told["metadata"].items():
         table.add_row(name, value)
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Generic, Optional, TypeVar
 
 import tyro
 
 from pseudoword.errors import RecipeError
-from pseudoword.methods.classic import ClassicOptions
+from pseudoword.methods import OPTIONS
 from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
 
 EXAMPLE = "pseudoword train --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy --folder cat-run"
 
 
+M = TypeVar("M")
+
+
 @dataclass(frozen=True)
-class Options:
+class Options(Generic[M]):
     """Learn a new word from a folder of pictures.
 
-    Every option is also a setting of a recipe file, `--recipe FILE`; options on the command line come before it.
+    Every option is also a setting of a recipe file, `--recipe FILE`; options on the command line take precedence.
     """
 
     concept: ConceptRecipe
     base: BaseModel
-    method: ClassicOptions = field(default_factory=ClassicOptions)
+    method_options: M
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
     schedule: Schedule = field(default_factory=Schedule)
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     output: Output = field(default_factory=Output)
+    method: str = "classic"
+    """How the word's rows are parametrised and updated; decides which options it has."""
     recipe: Optional[Path] = None
     """A recipe file (TOML), such as the recipe.toml in a run's folder."""
     resume: Optional[str] = None
@@ -47,23 +50,28 @@ def run(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     from pseudoword import watch
 
-    main_process = int(os.environ.get("RANK", "0")) == 0
-    watch.messages()
+    watch.show_messages()
     from pseudoword.training import train
 
     recipe = recipe_of(options)
-    watch.follow(train(recipe, resume=options.resume), as_json=options.json, quiet=not main_process)
-    if main_process and not options.json:
+    watch.follow(train(recipe, resume=options.resume), as_json=options.json, quiet=not watch.is_main_process())
+    if watch.is_main_process() and not options.json:
         [concept] = recipe.concepts
         print(f"The word {concept.token} is in {recipe.output.folder}.")
     return 0
 
 
-def parse(arguments: Sequence[str]) -> Options:
+def parse(arguments: Sequence[str]) -> Options[Any]:
     """Return the options of a command line, over those of its recipe file if it names one."""
-    default = _from_recipe(arguments)
-    return tyro.cli(  # pyright: ignore[reportReturnType] (without a default the type is still Options)
-        Options,
+    file = _value_of("--recipe", arguments)
+    default = _options(Path(file)) if file else None
+    method = _value_of("--method", arguments) or (default.method if default else "classic")
+    if method not in OPTIONS:
+        raise RecipeError(f"There is no method {method!r}; the methods are {', '.join(sorted(OPTIONS))}.")
+    if default and method != default.method:
+        default = dataclasses.replace(default, method=method, method_options=OPTIONS[method]())
+    return tyro.cli(  # pyright: ignore[reportReturnType] (with a default or without, it is Options)
+        Options[OPTIONS[method]],
         args=list(arguments),
         default=default,
         prog="pseudoword train",
@@ -72,28 +80,29 @@ def parse(arguments: Sequence[str]) -> Options:
     )
 
 
-def recipe_of(options: Options) -> Recipe:
+def recipe_of(options: Options[Any]) -> Recipe:
     """Return the recipe that the options make."""
-    sections = {f.name: getattr(options, f.name) for f in dataclasses.fields(Recipe) if f.name != "concepts"}
-    return Recipe(concepts=(options.concept,), **sections)
+    sections = {name: getattr(options, name) for name in SECTIONS}
+    return Recipe(concepts=(options.concept,), method=options.method_options, **sections)
 
 
-def _from_recipe(arguments: Sequence[str]) -> Options | None:
-    """Return the options of the file after `--recipe`, if there is one."""
+SECTIONS = ("base", "data", "training", "schedule", "engine", "output")
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """Return what follows a flag that decides which other flags there are."""
     for i, word in enumerate(arguments):
-        name, _, value = word.partition("=")
-        if name == "--recipe":
-            if not value and i + 1 == len(arguments):
-                raise RecipeError("--recipe needs the name of a file.")
-            return _options(Path(value or arguments[i + 1]))
+        name, equals, value = word.partition("=")
+        if name == flag:
+            if not equals and i + 1 == len(arguments):
+                raise RecipeError(f"{flag} needs a value.")
+            return value if equals else arguments[i + 1]
     return None
 
 
-def _options(path: Path) -> Options:
+def _options(path: Path) -> Options[Any]:
     recipe = Recipe.read(path)
-    sections = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(Recipe) if f.name != "concepts"}
-    return Options(concept=recipe.concepts[0], **sections)
-
-
-if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sections = {name: getattr(recipe, name) for name in SECTIONS}
+    return Options(
+        concept=recipe.concepts[0], method_options=recipe.method, method=recipe.method.name, recipe=path, **sections
+    )

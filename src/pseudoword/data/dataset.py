@@ -10,6 +10,7 @@ import numpy as np
 
 from pseudoword.concept import Property
 from pseudoword.data import captions, folder, images
+from pseudoword.data.folder import Picture
 from pseudoword.errors import PicturesError
 
 
@@ -17,7 +18,9 @@ from pseudoword.errors import PicturesError
 class Dataset(Protocol):
     """What `train(recipe, dataset=…)` takes: items are dicts of `pixel_values` [3, h, w] and `input_ids` [tokens].
 
-    Where it has `cacheable = True`, item `i` is promised to be the same every time, and its latents are encoded once.
+    The word's ids in them are those of the dataset's own `tokenizer`, if it has that attribute, else they count from
+    the size of the base's table. Where it has `cacheable = True`, item `i` is promised to be the same every time, and
+    its latents are encoded once.
     """
 
     def __len__(self) -> int: ...
@@ -30,7 +33,8 @@ class TextualInversionDataset:
 
     Read straight through, it is the guide's dataset. `train` asks it for `pixels(picture, flipped)` and `templates`
     instead and encodes each picture once, unless a subclass defines its own `__getitem__` (random augmentation, say):
-    then every step loads its items, unless the subclass says `cacheable = True`.
+    then every step loads its items, unless the subclass says `cacheable = True`. `pictures` are those of the folder, if
+    it was scanned before.
     """
 
     cacheable: bool = True
@@ -52,6 +56,8 @@ class TextualInversionDataset:
         set: str = "train",  # noqa: A002 (the guide's name)
         placeholder_token: str = "*",
         center_crop: bool = False,
+        *,
+        pictures: list[Picture] | None = None,
     ) -> None:
         if interpolation not in images.INTERPOLATION:
             raise PicturesError(f"interpolation is one of {', '.join(images.INTERPOLATION)}, not {interpolation!r}.")
@@ -63,7 +69,7 @@ class TextualInversionDataset:
         self.flip_p = flip_p
         self.placeholder_token = placeholder_token
         self.center_crop = center_crop
-        self.pictures = folder.scan(data_root)
+        self.pictures = pictures or folder.scan(data_root)
         self.image_paths = [str(picture.path) for picture in self.pictures]
         self.num_images = len(self.pictures)
         self.templates = captions.TEMPLATES["style" if learnable_property == "style" else "object"]

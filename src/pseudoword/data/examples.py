@@ -95,6 +95,7 @@ def prepare(
     if (
         isinstance(dataset, TextualInversionDataset)
         and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
+        and dataset.cacheable
     ):
         return _cache_pictures(dataset, vocabularies, tokens[0], encode_images)
     read = _item_reader(dataset, vocabularies, tokens)
@@ -133,7 +134,10 @@ def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str) -
                 f"reads, and the cut falls into {token!r}; use fewer vectors or a shorter caption."
             )
         if token not in encoded.words:
-            raise CaptionError(f"The caption {text!r} does not hold {token!r}, so nothing could be learned from it.")
+            raise CaptionError(
+                f"The caption {text!r} does not hold {token!r}, so nothing could be learned from it; "
+                f"a TextualInversionDataset of your own needs placeholder_token={token!r}."
+            )
         ids[encoder] = encoded.ids
     return ids
 
@@ -152,17 +156,22 @@ def _item_reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], token
 
     def read(item: Mapping[str, Any]) -> tuple[np.ndarray, Ids]:
         try:
-            given = np.asarray(item["input_ids"]).astype(np.int64).reshape(-1)
+            given = np.asarray(item["input_ids"]).astype(np.int64).reshape(-1).tolist()
             pixel_values = np.asarray(item["pixel_values"], dtype=np.float32)
         except (KeyError, TypeError) as error:
             raise CaptionError("Items of the dataset must be dicts with `pixel_values` and `input_ids`.") from error
-        ids = np.asarray([rows.get(i, i) for i in given.tolist()], dtype=np.int64)
-        if not ((ids >= first) & (ids < first + len(tokens))).any() or ids.max() >= first + len(tokens):
+        if len(rows) < len(tokens) or not set(rows) <= set(given):
             raise CaptionError(
-                f"An item's input_ids do not hold {tokens[0]!r}. Add the word to the dataset's tokenizer before "
-                f"making the dataset: tokenizer.add_tokens({list(tokens)!r})."
+                f"An item's input_ids do not hold {' '.join(tokens)!r}. Add the word to the dataset's tokenizer before "
+                f"making the dataset, tokenizer.add_tokens({list(tokens)!r}), and write all of it in captions."
             )
-        return pixel_values, {encoder: ids}
+        unknown = [i for i in given if i >= first and i not in rows]
+        if unknown:
+            raise CaptionError(
+                f"An item's input_ids hold {unknown[0]}, which is neither of {tokens[0]!r} nor one of the "
+                f"{first} tokens of the base; leave other added tokens out of the captions."
+            )
+        return pixel_values, {encoder: np.asarray([rows.get(i, i) for i in given], dtype=np.int64)}
 
     return read
 

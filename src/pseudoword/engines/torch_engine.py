@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate import PartialState
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env, reduce
 from jaxtyping import Float
 
 from pseudoword import objectives
@@ -28,14 +29,14 @@ class TorchEngine:
     """Devices and processes from Accelerate, parameters of each concept, and the step that updates them."""
 
     def __init__(self, options: EngineRecipe, gradient_clip: float | None = None) -> None:
-        AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-        self.accelerator = Accelerator(mixed_precision=options.mixed_precision)
-        if self.accelerator.distributed_type == DistributedType.XLA:
-            raise RecipeError("The torch engine does not run on TPUs; the JAX engine is meant for them.")
-        self.device: torch.device = self.accelerator.device
+        # Only devices and processes: Accelerate's precision is one for all, and two engines may differ in theirs.
+        self.place = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        if self.place.distributed_type == DistributedType.XLA:
+            raise RecipeError("The torch engine does not run on TPUs (a JAX engine will); use a GPU or CPU.")
+        self.device = torch.device(self.place.device or "cpu")
         self.dtype = DTYPES[options.mixed_precision]
-        self.is_main: bool = self.accelerator.is_main_process
-        self.processes: int = self.accelerator.num_processes
+        self.is_main: bool = self.place.is_main_process
+        self.processes: int = self.place.num_processes
         self.options, self.gradient_clip = options, gradient_clip
         self.tokens: list[str] = []
         self.params: list[Params] = []
@@ -43,7 +44,6 @@ class TorchEngine:
         self.step_number = 0
         self.loss_scale = 2.0**16 if options.mixed_precision == "fp16" else 1.0
         self.good_steps = 0
-        torch.backends.cuda.matmul.allow_tf32 = options.allow_tf32
         if options.xformers:
             _check_xformers(self.device)
 
@@ -66,7 +66,7 @@ class TorchEngine:
 
     def shares(self, batch_size: int, gradient_accumulation_steps: int) -> list[list[int]]:
         """Return this process' micro-batches of a step: indices into the concept's global batch."""
-        first = self.accelerator.process_index * batch_size
+        first = self.place.process_index * batch_size
         stride = self.processes * batch_size
         return [
             list(range(micro * stride + first, micro * stride + first + batch_size))
@@ -97,7 +97,8 @@ class TorchEngine:
         Raises NonFiniteLoss, with parameters and state as before the step, if a loss or gradient is not finite.
         """
         while True:
-            losses, grads = self._gradients(micro_batches)
+            with _tf32(self.options.allow_tf32):
+                losses, grads = self._gradients(micro_batches)
             finite = all(g.isfinite().all().item() for block in grads for g in block.values())
             if not torch.isfinite(losses).all():
                 raise NonFiniteLoss(f"the loss of step {self.step_number + 1} is {losses.tolist()}")
@@ -134,7 +135,7 @@ class TorchEngine:
         share = 1.0 / (len(micro_batches) * self.processes)
         everyone = torch.cat([losses * share, *(g.flatten() * (share / self.loss_scale) for g in grads)])
         if self.processes > 1:
-            everyone = self.accelerator.reduce(everyone, "sum")
+            everyone = cast(torch.Tensor, reduce(everyone, "sum"))
         losses, *parts = torch.split(everyone, [len(losses), *(p.numel() for p in flat)])  # pyright: ignore[reportArgumentType, reportAssignmentType]
         shaped = iter([part.view_as(p) for part, p in zip(parts, flat, strict=True)])
         return losses, [{name: next(shaped) for name in own} for own in leaves]
@@ -147,10 +148,10 @@ class TorchEngine:
         noise, timestep = self._put(draw.noise), self._put(draw.timestep)
         latents = family.latents(self._put(batch.mean), self._put(batch.std), self._put(draw.posterior))
         alpha, sigma = family.noise_levels(timestep)
-        with self.accelerator.autocast():
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             condition = family.condition(ids, rows)
         prediction = family.denoise(objectives.noised(latents, noise, alpha, sigma), timestep, condition)
-        error = (prediction - family.target(latents, noise, alpha, sigma)).square().mean(dim=(1, 2, 3))
+        error = (prediction - family.target(latents, noise, alpha, sigma)).square().flatten(1).mean(1)
         concept = self._put(batch.concept)
         return torch.stack([error[concept == i].mean() for i in range(len(self.tokens))])
 
@@ -203,12 +204,17 @@ class TorchEngine:
 
     def arithmetic(self) -> dict[str, str]:
         """Return what the last bits of the result depend on besides the recipe."""
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        libraries = ("torch", "diffusers", "transformers", "numpy")
         return {
-            "torch": torch.__version__,
-            "device": self.device.type,
+            **{name: metadata.version(name) for name in libraries},
+            "device": device,
             "threads": str(torch.get_num_threads()),
             "processes": str(self.processes),
             "mixed_precision": self.options.mixed_precision,
+            "allow_tf32": str(self.options.allow_tf32),
+            "xformers": str(self.options.xformers),
+            "gradient_checkpointing": str(self.options.gradient_checkpointing),
         }
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> Params:
@@ -216,6 +222,18 @@ class TorchEngine:
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(array)).to(self.device)
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Allow TF32 for the block, or not; the switch is one for the whole process."""
+    switch = torch.backends.cuda.matmul
+    before = switch.allow_tf32
+    switch.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        switch.allow_tf32 = before
 
 
 def _check_xformers(device: torch.device) -> None:

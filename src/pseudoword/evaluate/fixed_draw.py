@@ -11,9 +11,9 @@ from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset
-from pseudoword.generate import words
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import EngineRecipe
+from pseudoword.vocabulary import lent_words
 
 FIRST_STEP = 1 << 40
 """Steps are counted from here, beyond any run's, so that no draw is one that a run trains on."""
@@ -31,7 +31,7 @@ def fixed_draw_loss(
     """
     engine: Engine = engines.module("torch").ENGINE(EngineRecipe())
     engine.prepare(family)
-    with words(family, [concept]):
+    with lent_words(family.vocabularies, [concept]):
         source = examples.prepare(
             pictures, family.vocabularies, concept.tokens, family.encode_images, seed=seed, workers=0
         )

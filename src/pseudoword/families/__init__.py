@@ -11,7 +11,7 @@ FAMILIES = {"sd": "pseudoword.families.sd"}
 
 
 def part(family: str, name: str) -> ModuleType:
-    """Return a part of a family's folder, 'facts' or 'torch', importing only that."""
+    """Return a module of a family's folder (see `contracts.Family`), importing only that."""
     if family not in FAMILIES:
         raise RecipeError(f"There is no family {family!r}; the families are {', '.join(sorted(FAMILIES))}.")
     return importlib.import_module(f"{FAMILIES[family]}.{name}")

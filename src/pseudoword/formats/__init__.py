@@ -5,29 +5,35 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 from pseudoword import disk
 from pseudoword.concept import Concept, Property
-from pseudoword.errors import FormatError
+from pseudoword.contracts import Format
+from pseudoword.errors import FormatError, TokenError
 from pseudoword.formats import diffusers, kohya, tensors
 
 __all__ = [
     "FORMATS",
+    "IN_FOLDER",
+    "SUFFIXES",
+    "TOLD_IN_FOLDER",
     "FormatError",
+    "find",
     "identify",
     "metadata_of",
     "read",
     "stem_of",
+    "tensors",
     "write",
     "write_file",
     "write_folder",
 ]
 
-FORMATS: dict[str, ModuleType] = {"kohya": kohya, "diffusers": diffusers}
+FORMATS: dict[str, Format] = {"kohya": kohya, "diffusers": diffusers}
 """In the order of trying: `emb_params` would also pass as a diffusers file with an odd token."""
 SUFFIXES = (".safetensors", ".bin", ".pt")
+TOLD_IN_FOLDER = ("token_identifier.txt", "type_of_concept.txt")
 IN_FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
 KNOWN = ("token", "property", "base", "steps", "format", "version", "encoders")
 
@@ -68,7 +74,7 @@ def read(path: str | Path, token: str | None = None) -> Concept:
             steps=int(steps) if steps.isascii() and steps.isdigit() else 0,
             metadata={k: v for k, v in metadata.items() if k not in KNOWN},
         )
-    except ValueError as error:
+    except TokenError as error:
         raise FormatError(f"{path}: {error}") from error
 
 
@@ -93,8 +99,10 @@ def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) ->
     folder.mkdir(parents=True, exist_ok=True)
     for name in IN_FOLDER if safetensors else IN_FOLDER[1:]:
         write_file(concept, folder / name)
-    disk.write(folder / "token_identifier.txt", concept.token)
-    disk.write(folder / "type_of_concept.txt", concept.property)
+    if not safetensors:
+        (folder / IN_FOLDER[0]).unlink(missing_ok=True)  # readers would take it for the newer
+    for name, line in zip(TOLD_IN_FOLDER, (concept.token, concept.property), strict=True):
+        disk.write(folder / name, line)
     return folder
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pseudoword.contracts import Method
-from pseudoword.methods.classic import Classic, ClassicOptions
+from pseudoword.methods.classic import Classic
 from pseudoword.recipe import MethodOptions
 
-METHODS: dict[str, type] = {"classic": Classic}
-OPTIONS: dict[str, type] = {"classic": ClassicOptions}
+METHODS: dict[str, Any] = {"classic": Classic}
+OPTIONS: dict[str, type] = {name: method.Options for name, method in METHODS.items()}
 
 
 def build(options: MethodOptions) -> Method:

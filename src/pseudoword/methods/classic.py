@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pseudoword.contracts import Arrays
 from pseudoword.errors import RecipeError
+from pseudoword.recipe import settle_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,7 @@ class ClassicOptions:
     """Keeps the step finite where gradients vanish."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}.")
@@ -40,6 +42,8 @@ class ClassicOptions:
 
 class Classic:
     """Rows as parameters, AdamW (Loshchilov & Hutter 2019, alg. 2) as the update."""
+
+    Options = ClassicOptions
 
     def __init__(self, options: ClassicOptions) -> None:
         self.options = options

@@ -9,16 +9,21 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from jaxtyping import Float, Int
 from torch import nn
 from transformers import CLIPTextModel
 
 from pseudoword import objectives
-from pseudoword.concept import Concept
+from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.errors import RecipeError
 from pseudoword.families.lookup import lent
-from pseudoword.families.sd import facts
 from pseudoword.families.sd.words import load_tokenizer
 from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import Vocabulary
@@ -49,7 +54,7 @@ class StableDiffusion:
         for module in self.modules.values():
             module.requires_grad_(False).eval()
         table = self.text_encoder.get_input_embeddings().weight.detach().float().cpu().numpy()
-        [self.encoder] = facts.encoders(table.shape[1])
+        self.encoder = encoder_of_width(table.shape[1])
         self.vocabularies = {self.encoder: Vocabulary(tokenizer, table)}
         self.prediction_type: objectives.PredictionType = _prediction_type(base, scheduler)
         self.num_timesteps: int = int(scheduler.config["num_train_timesteps"])
@@ -74,7 +79,7 @@ class StableDiffusion:
             vae = AutoencoderKL.from_pretrained(base.model, subfolder="vae", **half)
             unet = UNet2DConditionModel.from_pretrained(base.model, subfolder="unet", **half)
             scheduler = DDPMScheduler.from_pretrained(base.model, subfolder="scheduler", **where)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecipeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RecipeError(
                 f"Cannot load {base.model!r} as Stable Diffusion 1.x or 2.x in diffusers layout: {reason} "
@@ -93,7 +98,7 @@ class StableDiffusion:
         """Move the base to a device, the UNet to `dtype`, the VAE to `vae_dtype` or fp32; the text encoder is fp32."""
         for module, wanted in ((self.unet, dtype), (self.vae, vae_dtype or torch.float32)):
             module.to(device=device)
-            if module.dtype != wanted:
+            if module.dtype != wanted:  # diffusers warns at any cast, even one that changes nothing
                 module.to(dtype=wanted)
         self.text_encoder.to(device=device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
@@ -160,14 +165,15 @@ class StableDiffusion:
         self,
         ids: Mapping[str, np.ndarray],
         negative_ids: Mapping[str, np.ndarray],
-        rows: Mapping[str, torch.Tensor] | None,
+        rows: Mapping[str, np.ndarray] | None,
     ) -> dict[str, torch.Tensor]:
         """Return the pipeline's embeddings of prompts and negative prompts, `[prompts, tokens, width]` each."""
 
         def embed(ids: Mapping[str, np.ndarray]) -> torch.Tensor:
             own = {encoder: torch.from_numpy(block).to(self.text_encoder.device) for encoder, block in ids.items()}
-            return self.condition(own, rows).to(self.unet.dtype)
+            return self.condition(own, learned).to(self.unet.dtype)
 
+        learned = {encoder: torch.from_numpy(block) for encoder, block in rows.items()} if rows else None
         return {"prompt_embeds": embed(ids), "negative_prompt_embeds": embed(negative_ids)}
 
     def with_words(self, concepts: Sequence[Concept]) -> StableDiffusionPipeline:
@@ -194,8 +200,8 @@ class StableDiffusion:
         return pipeline
 
     def pipeline(self) -> StableDiffusionPipeline:
-        """Return a diffusers pipeline of these very modules, without safety checker."""
-        scheduler = DDPMScheduler.from_config(self.scheduler.config, prediction_type=self.prediction_type)
+        """Return a diffusers pipeline of these very modules that samples with DPM-Solver++ 2M (Lu et al. 2022)."""
+        scheduler = DPMSolverMultistepScheduler.from_config(self.scheduler.config, prediction_type=self.prediction_type)
         return StableDiffusionPipeline(
             tokenizer=self.vocabularies[self.encoder].tokenizer,
             text_encoder=self.text_encoder,

@@ -1,4 +1,4 @@
-"""The vocabulary of a Stable Diffusion base alone: tokenizer and embedding table, no other weights, no torch."""
+"""The vocabulary of a Stable Diffusion base alone: tokenizer and embedding table, no other weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from pseudoword.concept import encoder_of_width
 from pseudoword.errors import RecipeError
 from pseudoword.families.sd import facts
 from pseudoword.recipe import BaseModel
@@ -19,7 +20,7 @@ TABLE = "embeddings.token_embedding.weight"
 def vocabularies(base: BaseModel) -> dict[str, Vocabulary]:
     """Return the vocabulary of each text encoder, reading nothing but its table; RecipeError if it is not there."""
     table = _table(_weights(base))
-    [encoder] = facts.encoders(table.shape[1])
+    encoder = encoder_of_width(table.shape[1])
     return {encoder: Vocabulary(load_tokenizer(base), table)}
 
 
@@ -43,32 +44,37 @@ def load_tokenizer(base: BaseModel) -> Any:
 def _weights(base: BaseModel) -> Path:
     names = [f"model.{base.variant}.safetensors"] if base.variant else []
     for name in [*names, "model.safetensors"]:
-        if Path(base.model).is_dir():
-            path = Path(base.model) / facts.PARTS["clip_l"] / name
-            if path.is_file():
-                return path
-        elif path := _from_hub(base, f"{facts.PARTS['clip_l']}/{name}"):
+        inside = f"{facts.TEXT_ENCODER}/{name}"
+        path = Path(base.model) / inside if Path(base.model).is_dir() else _from_hub(base, inside)
+        if path is not None and path.is_file():
             return path
-    raise RecipeError(f"The base {base.model!r} has no {facts.PARTS['clip_l']}/model.safetensors to read words from.")
+    raise RecipeError(f"The base {base.model!r} has no {facts.TEXT_ENCODER}/model.safetensors to read words from.")
 
 
 def _from_hub(base: BaseModel, name: str) -> Path | None:
+    """Download one file; None if the model has none of this name."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(base.model, name, revision=base.revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError):
-        return None
+    except OSError as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise RecipeError(f"Cannot get {name} of {base.model!r} from the Hub ({type(error).__name__}).") from error
 
 
 def _table(path: Path) -> np.ndarray:
+    """Return the embedding table in fp32; one in bfloat16, which NumPy does not have, is read with torch."""
+
     def read(framework: str) -> Any:
         with safe_open(path, framework=framework) as file:
-            [name] = [key for key in file.keys() if key.endswith(TABLE)]  # noqa: SIM118 (not a dict)
-            return file.get_tensor(name)
+            names = [key for key in file.keys() if key.endswith(TABLE)]  # noqa: SIM118 (not a dict)
+            if len(names) != 1:
+                raise RecipeError(f"{path} is no CLIP text encoder: it holds {len(names)} tensors named …{TABLE}.")
+            return file.get_tensor(names[0])
 
     try:
         return read("np").astype(np.float32)
-    except (TypeError, AttributeError):  # bfloat16, which NumPy does not have
+    except (TypeError, AttributeError):
         return read("pt").float().numpy()

@@ -15,14 +15,14 @@ import pytest
 
 from pseudoword import families
 from pseudoword.errors import RecipeError
-from pseudoword.families.base import locate
+from pseudoword.families.locate import locate
 from pseudoword.recipe import BaseModel
 
 LOCATE = """
 import logging, sys
 logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
 from pseudoword.errors import RecipeError
-from pseudoword.families.base import locate
+from pseudoword.families.locate import locate
 from pseudoword.recipe import BaseModel
 try:
     print("found", locate(BaseModel(sys.argv[1], revision=sys.argv[2] or None), {}))
