@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
-from pseudoword import schedules
+from pseudoword import Concept, Recipe, schedules
 from pseudoword.batch import Batch, Draw
 from pseudoword.families.sd.torch import StableDiffusion
 
 TOKEN = "<cat-toy>"
+MakeRecipe = Callable[..., Recipe]
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Children are forked from a server that has imported everything, so each starts in no time."""
+PROCESSES.set_forkserver_preload(["pseudoword.training", "pseudoword.engines.torch_engine", "tests.miniatures"])
+
+
+def rows_of(folder: str | Path) -> np.ndarray:
+    """Return the rows of the word that a run left in its folder."""
+    [rows] = Concept.load(folder).rows.values()
+    return rows
 
 
 def hashes(family: StableDiffusion) -> dict[str, str]:

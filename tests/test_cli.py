@@ -8,18 +8,16 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pseudoword import Concept, Progress, Recipe, cli, demo, watch
+from pseudoword import Concept, Progress, cli, demo, watch
 from pseudoword.commands import train as train_command
 from tests.miniatures import TOKEN
-
-MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.fixture(autouse=True)

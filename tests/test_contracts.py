@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ from pseudoword.generate import Sampling, generate
 from pseudoword.methods import METHODS, OPTIONS
 from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import encode_all, lent_words
-from tests.miniatures import TOKEN, hashes
-
-MakeRecipe = Callable[..., Recipe]
+from tests.miniatures import TOKEN, MakeRecipe, hashes
 
 
 @pytest.fixture(scope="session", params=sorted(FAMILIES))

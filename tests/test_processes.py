@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pseudoword import Concept, Recipe, train
+from pseudoword import Recipe, train
 from pseudoword.errors import PseudowordError
-
-MakeRecipe = Callable[..., Recipe]
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pseudoword.training", "pseudoword.engines.torch_engine", __name__])
+from tests.miniatures import PROCESSES, MakeRecipe, rows_of
 
 
 def rank(recipe: Recipe, number: int, processes: int, port: int, said: str) -> None:
@@ -50,10 +44,6 @@ def together(recipe: Recipe, processes: int, said: Path) -> None:
     for child in children:
         child.join(120)
     assert [child.exitcode for child in children] == [0] * processes
-
-
-def rows_of(folder: Path) -> np.ndarray:
-    return Concept.load(folder).rows["clip_l"]
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import string
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from pseudoword.recipe import (
     Training,
     parse_steps,
 )
+from tests.miniatures import MakeRecipe
 
-MakeRecipe = Callable[..., Recipe]
 LEAST: dict[str, Any] = {
     "concepts": [{"token": "<t>", "pictures": "cat", "initializer": "toy"}],
     "base": {"model": "toybox"},

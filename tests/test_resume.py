@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import multiprocessing
 import os
 import random
 import signal
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,13 +15,7 @@ import torch
 
 from pseudoword import Concept, Recipe, train
 from pseudoword.errors import RunError
-from tests.miniatures import TOKEN
-
-MakeRecipe = Callable[..., Recipe]
-
-# Children are forked from a server that has imported everything, so each starts in no time.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pseudoword.training", "pseudoword.engines.torch_engine", __name__])
+from tests.miniatures import PROCESSES, TOKEN, MakeRecipe
 
 
 def child(recipe: Recipe, resume: str | None, kill_after: int) -> None:

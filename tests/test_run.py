@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
 from pseudoword.run import Checkpoint, Run, read_checkpoint, refuse_changes
+from tests.miniatures import MakeRecipe
 
-MakeRecipe = Callable[..., Recipe]
 ARRAYS = {"params.0.clip_l": np.arange(6, dtype=np.float32).reshape(2, 3), "loss_scale": np.asarray([65536.0, 3.0])}
 HOLD = (
     "import sys, time; from pseudoword.run import Run; r = Run(sys.argv[1]); print('held', flush=True); time.sleep(60)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,14 +30,7 @@ from pseudoword.errors import (
 )
 from pseudoword.families.sd import miniature
 from pseudoword.families.sd.torch import StableDiffusion
-from tests.miniatures import TOKEN, hashes, one_batch
-
-MakeRecipe = Callable[..., Recipe]
-
-
-def rows_of(folder: str | Path) -> np.ndarray:
-    [rows] = Concept.load(folder).rows.values()
-    return rows
+from tests.miniatures import TOKEN, MakeRecipe, hashes, one_batch, rows_of
 
 
 def test_a_run_yields_its_steps_and_leaves_the_guides_files(make_recipe: MakeRecipe) -> None:
