@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,12 @@ def make_recipe(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Rec
         return Recipe(concepts=(concept,), method=method, **sections)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Let no command's messages reach another test's streams."""
+    logger = logging.getLogger("pseudoword")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before

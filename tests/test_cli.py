@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -18,15 +18,6 @@ from PIL import Image
 from pseudoword import Concept, Progress, cli, demo, watch
 from pseudoword.commands import train as train_command
 from tests.miniatures import TOKEN
-
-
-@pytest.fixture(autouse=True)
-def _own_logging() -> Iterator[None]:
-    """Let no command's messages reach another test's streams."""
-    logger = logging.getLogger("pseudoword")
-    before = logger.handlers, logger.level, logger.propagate
-    yield
-    logger.handlers, logger.level, logger.propagate = before
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,6 +167,21 @@ def test_plain_lines_are_few_and_end_with_the_last_step(capsys: pytest.CaptureFi
     assert len(lines) == watch.LINES
     assert lines[-1].startswith("step 200/200  loss ")
     assert lines[-1].endswith("kept checkpoint-9")
+
+
+def test_plain_lines_name_everything_that_was_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    def keeping() -> Iterator[Progress]:
+        for p in steps(39):
+            yield dataclasses.replace(p, saved=(Path(f"checkpoint-{p.step}"),)) if p.step in (3, 17) else p
+
+    watch.follow(keeping())
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("  kept ")[2] for line in lines if "kept" in line] == [
+        "checkpoint-3",
+        "checkpoint-17",
+        "checkpoint-9",
+    ]
+    assert len(lines) == 22, "every second of 39 steps, and those that kept something"
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:

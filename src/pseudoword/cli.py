@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ended, code = f"error: {error}", 1
     except KeyboardInterrupt:
         ended, code = "Interrupted. A training run goes on from its last checkpoint with --resume latest.", 130
+    except BrokenPipeError:  # whoever read our output has enough; keep the interpreter's exit quiet about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     from pseudoword.watch import is_main_process
 
     if is_main_process():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pseudoword import disk, families
@@ -26,6 +27,7 @@ def card(concept: Concept, recipe: Recipe, batch: int) -> str:
     is_object = concept.property == "object"
     prompt = f"a photo of {concept.token}" if is_object else f"a painting in the style of {concept.token}"
     vectors = "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"
+    pictures = "1 picture" if batch == 1 else f"{batch} pictures"
     suffix = recipe.output.suffix
     files = [f"`learned_embeds{kind}`" for kind in dict.fromkeys([suffix, ".bin"])]
     export = f"`exports/{stem_of(concept.token)}{suffix}`"
@@ -36,14 +38,14 @@ def card(concept: Concept, recipe: Recipe, batch: int) -> str:
 # `{concept.token}`
 
 A word for `{concept.base}`, learned by [Textual Inversion](https://huggingface.co/papers/2208.01618):
-an {"object" if is_object else "artistic style"}, {vectors}, {concept.steps} steps of {batch} pictures.
+an {"object" if is_object else "artistic style"}, {vectors}, {concept.steps} steps of {pictures}.
 
 ```python
 from diffusers import {facts.PIPELINE}
 
 pipeline = {facts.PIPELINE}.from_pretrained("{concept.base if on_hub else "path/to/the/base"}")
 pipeline.load_textual_inversion("path/to/this/folder")
-pipeline("{prompt}"{clip_skip}).images[0].save("picture.png")
+pipeline({json.dumps(prompt, ensure_ascii=False)}{clip_skip}).images[0].save("picture.png")
 ```
 
 | file | for |

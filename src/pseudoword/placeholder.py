@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pseudoword.errors import TokenError
 
+LONGEST = 100
+"""Characters of a token; its name is also a file's."""
+
 
 def check_token(token: str) -> None:
     """Raise TokenError unless `token` can be written in a prompt as one word."""
+    if len(token) > LONGEST:
+        raise TokenError(f"The placeholder token has {len(token)} characters; choose one of at most {LONGEST}.")
     if not token or token != token.strip() or any(c.isspace() or not c.isprintable() for c in token):
         raise TokenError(
             f"The placeholder token must be one word of printable characters without spaces, but is {token!r}; "

@@ -21,6 +21,10 @@ from pseudoword.placeholder import check_token
 # alone would cost --help 0.1 s.
 
 
+MOST_VECTORS = 510
+"""Beyond any text encoder's length."""
+
+
 class MethodOptions(Protocol):
     """A method's options: a frozen dataclass that carries the method's name in the table."""
 
@@ -46,6 +50,10 @@ class ConceptRecipe:
         settle_types(self)
         check_token(self.token)
         at_least(1, num_vectors=self.num_vectors)
+        if self.num_vectors > MOST_VECTORS:
+            raise RecipeError(f"num_vectors must be at most {MOST_VECTORS}, but is {self.num_vectors}.")
+        if not self.pictures:
+            raise RecipeError(f"The pictures of {self.token!r} need a folder, but it is empty; '.' is this one.")
         if not self.initializer.strip():
             raise RecipeError(f"The initializer of {self.token!r} is empty; give a word close to it, such as 'toy'.")
 
@@ -207,6 +215,8 @@ class Output:
 
     def __post_init__(self) -> None:
         settle_types(self)
+        if not self.folder:
+            raise RecipeError("The run needs a folder to write to, but it is empty; '.' is this one.")
         at_least(1, save_steps=self.save_steps, checkpointing_steps=self.checkpointing_steps)
         if self.checkpoints_total_limit is not None:
             at_least(1, checkpoints_total_limit=self.checkpoints_total_limit)
@@ -264,7 +274,7 @@ class Recipe:
     def read(cls, path: str | Path) -> Recipe:
         """Read a recipe from a TOML file."""
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
         try:

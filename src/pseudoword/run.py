@@ -74,8 +74,9 @@ class Run:
             raise RunError(
                 f"The folder {str(self.folder)!r} is in use by another run; wait for it or choose another folder."
             ) from error
-        except OSError as error:
-            raise RunError(f"Cannot write to the folder {str(self.folder)!r}: {error.strerror}.") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunError(f"Cannot write to the folder {str(self.folder)!r}: {reason}.") from error
 
     def close(self) -> None:
         """Let others use the folder."""
@@ -92,6 +93,8 @@ class Run:
         """Return the checkpoint that `resume` names, 'latest' or a folder; None if there is nothing to resume from."""
         if resume is None:
             return None
+        if not resume:
+            raise RunError("resume needs 'latest' or the name of a checkpoint, but is empty.")
         if resume != "latest":
             return read_checkpoint(self._named(resume))
         for _, path in reversed(self.checkpoints()):
@@ -119,12 +122,22 @@ class Run:
         stale = [path for at, path in self.checkpoints() if at > step]
         stale += [path for at, path in self._words() if at > step]
         if checkpoint is None:
-            stale += [path for name in ("log.jsonl", "recipe.toml", *RESULTS) if (path := self.folder / name).exists()]
+            names = ("log.jsonl", "recipe.toml", *RESULTS, *self._pipeline())
+            stale += [path for name in names if (path := self.folder / name).exists()]
         if stale:
             self._set_aside(stale)
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
         kept = [line for line in self._log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _pipeline(self) -> list[str]:
+        """Return the names of what belongs to a pipeline that an earlier run wrote here."""
+        index = self.folder / "model_index.json"
+        try:
+            parts = json.loads(index.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [index.name, *(name for name in parts if not name.startswith("_"))]
 
     def _words(self) -> list[tuple[int, Path]]:
         """Return the periodically written words by step."""
@@ -170,11 +183,13 @@ class Run:
     def _log_lines(self) -> list[dict[str, Any]]:
         path = self.folder / "log.jsonl"
         lines = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for text in path.read_bytes().splitlines() if path.exists() else []:
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:  # the last line of a run that was killed while writing it
+                line = json.loads(text)
+            except ValueError:  # the last line of a run that was killed while writing it, or whatever got in there
                 continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
         return lines
 
 
@@ -183,6 +198,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         facts = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
         arrays = safetensors.numpy.load_file(path / "state.safetensors")
+        for name, kind in (("recipe", dict), ("pictures", list), ("batch", int), ("arithmetic", dict)):
+            if not isinstance(facts[name], kind):
+                raise TypeError(f"{name} is {facts[name]!r}")
+        int(facts["recipe"]["training"]["seed"])
         return Checkpoint(int(facts["step"]), arrays, facts, path)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error

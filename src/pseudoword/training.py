@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from pseudoword.contracts import Engine, Family, NonFiniteLoss
 from pseudoword.data import examples, folder
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.folder import Picture
-from pseudoword.errors import RecipeError, TrainingStopped
+from pseudoword.errors import RecipeError, RunError, TrainingStopped
 from pseudoword.families.locate import locate
 from pseudoword.placeholder import vector_tokens
 from pseudoword.progress import Progress
@@ -31,6 +32,9 @@ from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
 
 log = logging.getLogger(__name__)
+
+UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, *((errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()))
+"""What the system says when a disk is full, read-only or broken."""
 
 
 def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None = None) -> Iterator[Progress]:
@@ -113,6 +117,12 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
     run = held[0] if held else Run(recipe.output.folder, hold=False)
     try:
         yield run
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        kept = [path.name for _, path in run.checkpoints()[-1:]] if run.folder.is_dir() else []
+        last = f"{kept[0]} is whole and can be resumed from." if kept else "No checkpoint had been kept yet."
+        raise RunError(f"Cannot write to {str(run.folder)!r}: {error.strerror}. {last}") from error
     finally:
         run.close()
 
@@ -135,7 +145,15 @@ def _facts(
     else:
         pictures = [f"{type(data).__name__} of {len(data or ())}"]
     arithmetic = {**arithmetic, "micro-batch": str(recipe.training.batch_size)}
-    return {"recipe": recipe.to_dict(), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
+    return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
+
+
+def _without_paths(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's values, a base in a folder by its name: the rest of its path is about a disk."""
+    values = recipe.to_dict()
+    if Path(recipe.base.model).expanduser().is_dir():
+        values["base"]["model"] = Path(recipe.base.model).expanduser().resolve().name
+    return values
 
 
 def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
@@ -240,16 +258,13 @@ def _keep(run: Run, engine: Engine, recipe: Recipe, facts: dict[str, Any], progr
 def _concept(recipe: Recipe, rows: dict[str, np.ndarray], step: int) -> Concept:
     """Return the learned word with what its file should say."""
     [wanted] = recipe.concepts
-    told = recipe.to_dict()
+    told = _without_paths(recipe)
     told = {section: told[section] for section in ("base", "method", "training", "schedule", "data")}
-    model = recipe.base.model
-    if Path(model).is_dir():
-        model = told["base"]["model"] = Path(model).name  # a path says more about a disk than about the base
     return Concept(
         token=wanted.token,
         rows=rows,
         property=wanted.property,
-        base=model,
+        base=told["base"]["model"],
         steps=step,
         metadata={"initializer": wanted.initializer, "recipe": json.dumps(told)},
     )

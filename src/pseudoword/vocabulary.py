@@ -94,6 +94,11 @@ class Vocabulary:
                 f"The token {token!r} is already in the vocabulary (id {ids[0]}); "
                 f"choose one that is not a word, such as '<{token.strip('<>')}>'."
             )
+        if token in self.tokenizer.get_vocab():
+            raise TokenError(
+                f"The token {token!r} is a piece that this tokenizer makes words of, so diffusers could not load it; "
+                f"choose another, such as '<{token.strip('<>')}>'."
+            )
 
     # Prompts to ids
 

@@ -113,8 +113,8 @@ def test_an_update_leaves_what_it_was_given_as_it_was():
         ({"adam_beta1": -0.1}, r"adam_beta1 must be at least 0 and below 1, but is -0\.1\."),
         ({"adam_beta2": 1.5}, r"adam_beta2 must be at least 0 and below 1, but is 1\.5\."),
         ({"adam_beta2": float("nan")}, r"adam_beta2 must be at least 0 and below 1, but is nan\."),
-        ({"adam_weight_decay": -1e-2}, "adam_weight_decay and adam_epsilon must not be negative"),
-        ({"adam_epsilon": -1e-8}, "adam_weight_decay and adam_epsilon must not be negative"),
+        ({"adam_weight_decay": -1e-2}, "must be at least 0"),
+        ({"adam_epsilon": -1e-8}, "must be at least 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, float], message: str):

@@ -37,14 +37,15 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
+    folder = options.output.expanduser()
     from pseudoword import demo
 
     began = time.perf_counter()
-    watch.follow(demo.learn(options.concept, options.output, steps=options.steps, seed=options.seed))
+    watch.follow(demo.learn(options.concept, folder, steps=options.steps, seed=options.seed))
     print(f"Learned {demo.TOKEN} in {time.perf_counter() - began:.0f} s.")
-    before, after = demo.losses(options.concept, options.output)
+    before, after = demo.losses(options.concept, folder)
     print(f"The fixed-draw loss went from {before:.4f} to {after:.4f}.")
-    picture = demo.contact_sheet(options.concept, options.output)
+    picture = demo.contact_sheet(options.concept, folder)
     print(f"\nThe picture: {picture.resolve()}")
     print(
         "\nWith your own pictures and a real model:\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,8 @@ def run(arguments: Sequence[str]) -> int:
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
     _check(options)
+    output = options.output.expanduser()
+    _prepare(output)
     from pseudoword import watch
 
     watch.show_messages()
@@ -75,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
         pictures = [generate.grid(pictures, options.num_images)]
         told = [{"prompt": "\n".join(options.prompt), "seed": str(options.seed)}]
     more = {"negative_prompt": options.negative_prompt, "base": options.base.model, "embeds": ", ".join(options.embeds)}
-    for picture, path, own in zip(pictures, _paths(options.output, len(pictures)), told, strict=True):
+    for picture, path, own in zip(pictures, _paths(output, len(pictures)), told, strict=True):
         print(generate.save(picture, path, {**own, **{k: v for k, v in more.items() if v}}))
     return 0
 
@@ -87,10 +90,23 @@ def _check(options: Options) -> None:
         raise RecipeError("--num-images and --num-inference-steps must be at least 1.")
     if not 0 <= options.seed < 2**63:
         raise RecipeError(f"--seed must be between 0 and 2^63 - 1, not {options.seed}.")
+    if not math.isfinite(options.guidance_scale):
+        raise RecipeError(f"--guidance-scale must be a number, not {options.guidance_scale}.")
     if options.resolution < 0:
         raise RecipeError(f"--resolution must be pixels, or 0 for the model's own, not {options.resolution}.")
     if options.output.suffix.lower() not in ("", ".png"):
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
+
+
+def _prepare(output: Path) -> None:
+    """Make the folder that pictures go to, or say why they cannot, before any is sampled."""
+    if output.suffix and output.is_dir():
+        raise RecipeError(f"--output {str(output)!r} is a folder; name a file in it, or a folder without .png.")
+    folder = output.parent if output.suffix else output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"Cannot write pictures to {str(folder)!r}: {error.strerror}.") from error
 
 
 def _paths(output: Path, count: int) -> list[Path]:

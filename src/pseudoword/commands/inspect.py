@@ -72,5 +72,10 @@ def _print(told: dict[str, Any]) -> None:
         for i, nearest in enumerate(beside["nearest"]):
             table.add_row(f"nearest to {i}", ", ".join(f"{word} {cosine:.2f}" for word, cosine in nearest))
     for name, value in told["metadata"].items():
-        table.add_row(name, value)
+        table.add_row(_shown(name), _shown(value))
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
+
+
+def _shown(text: str) -> str:
+    """Return text without what would steer a terminal; files come from anywhere."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)

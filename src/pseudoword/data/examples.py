@@ -157,9 +157,17 @@ def _item_reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], token
     def read(item: Mapping[str, Any]) -> tuple[np.ndarray, Ids]:
         try:
             given = np.asarray(item["input_ids"]).astype(np.int64).reshape(-1).tolist()
-            pixel_values = np.asarray(item["pixel_values"], dtype=np.float32)
-        except (KeyError, TypeError) as error:
+            pixels = item["pixel_values"]
+            pixels = pixels.detach().float().cpu() if hasattr(pixels, "detach") else pixels  # NumPy has no bfloat16
+            pixel_values = np.asarray(pixels, dtype=np.float32)
+        except (KeyError, TypeError, ValueError) as error:
             raise CaptionError("Items of the dataset must be dicts with `pixel_values` and `input_ids`.") from error
+        length = vocabulary.model_max_length
+        if pixel_values.ndim != 3 or len(pixel_values) != 3 or len(given) != length or min(given) < 0:
+            raise CaptionError(
+                f"An item has pixel_values {list(pixel_values.shape)} and {len(given)} input_ids; expected "
+                f"[3, height, width], and {length} ids from 0 on, padded and cut as the tokenizer does."
+            )
         if len(rows) < len(tokens) or not set(rows) <= set(given):
             raise CaptionError(
                 f"An item's input_ids do not hold {' '.join(tokens)!r}. Add the word to the dataset's tokenizer before "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from pseudoword.data import images
 from pseudoword.errors import PicturesError
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def scan(folder: str | Path) -> list[Picture]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise PicturesError(f"There is no folder {str(folder)!r}; give the folder that holds your pictures.")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
     pictures, skipped = [], []
     for path in files:
         reason = unreadable(path)
@@ -49,10 +50,13 @@ def scan(folder: str | Path) -> list[Picture]:
 def unreadable(path: Path) -> str | None:
     """Return why a file cannot be used as a picture, or None if it decodes to the last pixel."""
     try:
+        if not path.exists():
+            return "broken link"
+        if not path.is_file():
+            return "not a file"
         if path.stat().st_size == 0:
             return "zero bytes"
-        with Image.open(path) as image:
-            image.load()
+        images.read_rgb(path)
     except Image.UnidentifiedImageError:
         return "not a picture"
     except Image.DecompressionBombError:

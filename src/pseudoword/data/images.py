@@ -36,6 +36,8 @@ def read_rgb(path: str | Path) -> Image.Image:
 def _grey_from_wide(image: Image.Image) -> Image.Image:
     """Bring a 16-bit, 32-bit or float picture to 8 bits; Pillow's own conversion would clip it to white."""
     values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).any():
+        raise ValueError("no pixel has a finite value")
     top = 65535.0 if image.mode != "F" else max(1.0, float(np.nanmax(values)))
     eight = np.nan_to_num(values / top * 255).clip(0, 255).astype(np.uint8)
     return Image.fromarray(eight).convert("RGB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from pseudoword import objectives
 from pseudoword.batch import Batch, Draw
 from pseudoword.contracts import Family, Method, NonFiniteLoss
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, RunError
 from pseudoword.recipe import EngineRecipe
 
 T = TypeVar("T")
@@ -30,13 +31,20 @@ class TorchEngine:
 
     def __init__(self, options: EngineRecipe, gradient_clip: float | None = None) -> None:
         # Only devices and processes: Accelerate's precision is one for all, and two engines may differ in theirs.
-        self.place = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (launched > 1 and not torch.accelerator.is_available())
+        self.place = PartialState(cpu=on_cpu)
         if self.place.distributed_type == DistributedType.XLA:
             raise RecipeError("The torch engine does not run on TPUs (a JAX engine will); use a GPU or CPU.")
         self.device = torch.device(self.place.device or "cpu")
         self.dtype = DTYPES[options.mixed_precision]
         self.is_main: bool = self.place.is_main_process
         self.processes: int = self.place.num_processes
+        if launched != self.processes:
+            raise RecipeError(
+                f"A launcher started {launched} processes, but Accelerate runs {self.processes}; "
+                "start them with `accelerate launch`, with --cpu if they have no accelerator each."
+            )
         self.options, self.gradient_clip = options, gradient_clip
         self.tokens: list[str] = []
         self.params: list[Params] = []
@@ -107,15 +115,13 @@ class TorchEngine:
             if self.loss_scale <= 1.0:
                 raise NonFiniteLoss(f"the gradient of step {self.step_number + 1} is not finite")
             self.loss_scale, self.good_steps = self.loss_scale / 2, 0  # fp16 overflow: the same draws again
-        for i, own in enumerate(grads):
-            self.params[i], self.state[i] = self.method.update(
-                torch,  # pyright: ignore[reportArgumentType]
-                self.params[i],
-                self._clipped(own),
-                self.state[i],
-                lr,
-                self.step_number,
-            )
+        updated = [
+            self.method.update(torch, params, self._clipped(own), state, lr, self.step_number)  # pyright: ignore[reportArgumentType]
+            for params, own, state in zip(self.params, grads, self.state, strict=True)
+        ]
+        if not all(value.isfinite().all() for both in updated for block in both for value in block.values()):
+            raise NonFiniteLoss(f"the update of step {self.step_number + 1} is not finite")
+        self.params, self.state = ([both[i] for both in updated] for i in range(2))
         self.step_number += 1
         self._raise_loss_scale()
         return dict(zip(self.tokens, losses.tolist(), strict=True))
@@ -195,7 +201,12 @@ class TorchEngine:
         return arrays
 
     def restore(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Go back to a snapshot taken after `step` steps."""
+        """Go back to a snapshot taken after `step` steps; RunError if it is not one of these concepts and method."""
+        wanted = {name: array.shape for name, array in self.snapshot().items()}
+        given = {name: array.shape for name, array in arrays.items()}
+        if wanted != given:
+            differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+            raise RunError(f"The checkpoint of step {step} is damaged or of another run: see {', '.join(differing)}.")
         self.step_number = step
         self.loss_scale, self.good_steps = float(arrays["loss_scale"][0]), int(arrays["loss_scale"][1])
         for i in range(len(self.tokens)):

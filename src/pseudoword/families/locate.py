@@ -24,6 +24,8 @@ def locate(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
     `built_in` maps names such as 'toybox' to folders inside the package. The Hub is asked once, here, before loaders
     ask it for every file.
     """
+    if base.model.startswith("~"):
+        base = dataclasses.replace(base, model=str(Path(base.model).expanduser()))
     if base.model in built_in and not Path(base.model).is_dir():
         return dataclasses.replace(base, model=str(built_in[base.model]))
     if Path(base.model).is_dir():

@@ -22,7 +22,8 @@ def owns(tensors: Mapping[str, Any]) -> bool:
 
 
 def read(tensors: Mapping[str, Any], stem: str) -> tuple[str, dict[str, np.ndarray]]:
-    """Return token and rows; the file does not say the token, its name does."""
+    """Return token and rows; the file does not say the token, its name does, spaces as hyphens."""
+    stem = "-".join(stem.split())
     if "emb_params" in tensors:
         rows = tensors["emb_params"]
         return stem, {encoder_of_width(rows.shape[1]): rows}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pseudoword.contracts import Arrays
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import settle_types
+from pseudoword.recipe import at_least, settle_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +36,7 @@ class ClassicOptions:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}.")
-        if not (self.adam_weight_decay >= 0 and self.adam_epsilon >= 0):
-            raise RecipeError("adam_weight_decay and adam_epsilon must not be negative.")
+        at_least(0, adam_weight_decay=self.adam_weight_decay, adam_epsilon=self.adam_epsilon)
 
 
 class Classic:

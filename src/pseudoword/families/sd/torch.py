@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
+
+LOADING = threading.Lock()
+"""transformers and diffusers switch the whole process to empty weights while they load, so one at a time."""
 
 Latents = Float[torch.Tensor, "batch channels height width"]
 
@@ -71,6 +75,11 @@ class StableDiffusion:
     @classmethod
     def load(cls, base: BaseModel) -> StableDiffusion:
         """Load a diffusers-layout base on the CPU in fp32, or raise RecipeError saying what is missing."""
+        with LOADING:
+            return cls._load(base)
+
+    @classmethod
+    def _load(cls, base: BaseModel) -> StableDiffusion:
         where: dict[str, Any] = {"revision": base.revision}
         try:
             tokenizer = load_tokenizer(base)
