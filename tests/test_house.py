@@ -19,7 +19,8 @@ PACKAGE = "pseudoword"
 
 LAYERS = [
     {"cli", "commands", "demo"},
-    {"training", "watch", "inspection"},
+    {"training", "inspection", "interruption"},
+    {"watch"},
     {"evaluate"},
     {"generate", "run", "hub"},
     {"data", "engines", "formats", "toybox"},

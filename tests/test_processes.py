@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from pseudoword import Recipe, train
 from pseudoword.errors import PseudowordError
 from tests.miniatures import PROCESSES, MakeRecipe, rows_of
 
+MakeStop = Callable[[], Callable[[], bool]]
+"""Makes, in a process of its own, what `train` asks whether to stop."""
 
-def rank(recipe: Recipe, number: int, processes: int, port: int, said: str) -> None:
+
+def rank(recipe: Recipe, number: int, processes: int, port: int, said: str, stop: MakeStop | None) -> None:
     """Train as one of several processes, and write what went wrong to a file."""
     torch.set_num_threads(1)
     os.environ |= {
@@ -27,18 +31,20 @@ def rank(recipe: Recipe, number: int, processes: int, port: int, said: str) -> N
         "ACCELERATE_USE_CPU": "true",
     }
     try:
-        for _ in train(recipe):
+        for _ in train(recipe, stop=stop() if stop else None):
             pass
     except PseudowordError as error:
         Path(f"{said}-{number}").write_text(str(error))
 
 
-def together(recipe: Recipe, processes: int, said: Path) -> None:
+def together(recipe: Recipe, processes: int, said: Path, stop: MakeStop | None = None) -> None:
     """Train in several processes connected by gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    children = [PROCESSES.Process(target=rank, args=(recipe, n, processes, port, str(said))) for n in range(processes)]
+    children = [
+        PROCESSES.Process(target=rank, args=(recipe, n, processes, port, str(said), stop)) for n in range(processes)
+    ]
     for child in children:
         child.start()
     for child in children:

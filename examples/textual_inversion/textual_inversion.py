@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 
 from pseudoword import watch
-from pseudoword.errors import PseudowordError, RecipeError
+from pseudoword.errors import Interrupted, PseudowordError, RecipeError
+from pseudoword.interruption import Interruption
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
 
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parse_args(arguments)
         recipe = recipe_of(args)
         learn(recipe, args.resume_from_checkpoint)
+    except Interrupted as error:
+        ended, code = str(error), error.code
     except PseudowordError as error:
         ended, code = f"error: {error}", 1
     except KeyboardInterrupt:
@@ -65,7 +68,12 @@ def learn(recipe: Recipe, resume: str | None) -> None:
     watch.show_messages()
     from pseudoword.training import train  # torch and diffusers: seconds that --help does not wait for
 
-    watch.follow(train(recipe, resume=resume), quiet=not watch.is_main_process())
+    with Interruption() as interruption:
+        run = train(recipe, resume=resume, stop=interruption.wanted)
+        last = watch.follow(run, quiet=not watch.is_main_process())
+    if last and last.step < last.steps:
+        ended = f"Stopped after step {last.step}; --resume_from_checkpoint latest goes on."
+        raise Interrupted(ended, interruption.exit_code)
 
 
 def where(recipe: Recipe) -> str:

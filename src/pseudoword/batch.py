@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,10 @@ class Draw:
     noise: Float[np.ndarray, "batch channels height width"]
     """The standard normal noise that the denoiser must find."""
 
+    def part(self, cut: slice) -> Draw:
+        """Return the choices for some of the pictures."""
+        return Draw(self.step, **{f.name: getattr(self, f.name)[cut] for f in fields(self) if f.name != "step"})
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -36,3 +40,8 @@ class Batch:
     std: Float[np.ndarray, "batch channels height width"]
     concept: Int[np.ndarray, " batch"]
     """Index of the concept in the run's list."""
+
+    def part(self, cut: slice) -> Batch:
+        """Return some of the pictures."""
+        ids = {encoder: block[cut] for encoder, block in self.ids.items()}
+        return Batch(ids, self.mean[cut], self.std[cut], self.concept[cut])

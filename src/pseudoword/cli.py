@@ -41,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"error: there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
-    from pseudoword.errors import PseudowordError
+    from pseudoword.errors import Interrupted, PseudowordError
 
     try:
         return importlib.import_module(f"pseudoword.commands.{words[0]}").run(words[1:])
+    except Interrupted as error:
+        ended, code = str(error), error.code
     except PseudowordError as error:
         ended, code = f"error: {error}", 1
     except KeyboardInterrupt:

@@ -163,6 +163,10 @@ class Engine(Protocol):
         """Let the main process act and return its result on every process; its error is raised on all of them."""
         ...
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process; the same answer on all."""
+        ...
+
     def prepare(self, family: Family) -> None:
         """Put the frozen base on the device in this engine's precision."""
         ...

@@ -31,5 +31,13 @@ class RunError(PseudowordError):
     """A run's folder or checkpoint that cannot be used."""
 
 
+class Interrupted(PseudowordError):
+    """A command ended by a signal, with the exit code that shells expect."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class TrainingStopped(PseudowordError):
     """Training that cannot continue; the message names the last checkpoint."""

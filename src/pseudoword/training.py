@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -37,10 +37,17 @@ UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, *((errno.EDQUOT
 """What the system says when a disk is full, read-only or broken."""
 
 
-def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None = None) -> Iterator[Progress]:
+def train(
+    recipe: Recipe,
+    *,
+    dataset: Dataset | None = None,
+    resume: str | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[Progress]:
     """Carry out a recipe, yielding `Progress` after every optimizer step; nothing happens until it is iterated.
 
     `dataset` replaces the folder of pictures (see `Dataset`); `resume` is 'latest' or a checkpoint's folder.
+    `stop` is asked after every step, on every process; if one says so, all keep a checkpoint and end after that step.
     Raises RecipeError, RunError, PicturesError, CaptionError, TokenError or TrainingStopped, each saying what to try.
     """
     engine: Engine = engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
@@ -97,10 +104,13 @@ def train(recipe: Recipe, *, dataset: Dataset | None = None, resume: str | None 
             progress = Progress(step + 1, steps, loss, lr, time.perf_counter() - began)
             if engine.is_main:
                 run.report(progress)
-            if _is_due(recipe, progress):
-                kept = engine.on_main(lambda done=progress: _keep(run, engine, recipe, facts, done))
+            stopping = stop is not None and engine.any(stop()) and step + 1 < steps
+            if stopping or _is_due(recipe, progress):
+                kept = engine.on_main(lambda done=progress, now=stopping: _keep(run, engine, recipe, facts, done, now))
                 progress = dataclasses.replace(progress, saved=kept)
             yield progress
+            if stopping:
+                return
 
         word = _concept(recipe, engine.rows()[wanted.token], max(start, steps))
         engine.on_main(lambda: _finish(run, family, recipe, word, batch))
@@ -242,14 +252,16 @@ def _is_due(recipe: Recipe, progress: Progress) -> bool:
     return progress.step == progress.steps or any(progress.step % steps == 0 for steps in every)
 
 
-def _keep(run: Run, engine: Engine, recipe: Recipe, facts: dict[str, Any], progress: Progress) -> tuple[Path, ...]:
-    """Write what is due after this step and return where."""
+def _keep(
+    run: Run, engine: Engine, recipe: Recipe, facts: dict[str, Any], progress: Progress, stopping: bool
+) -> tuple[Path, ...]:
+    """Write what is due after this step, a checkpoint in any case if it is the last for now, and return where."""
     step, output, kept = progress.step, recipe.output, []
     if step % output.save_steps == 0:
         [(_, rows)] = engine.rows().items()
         path = run.folder / f"learned_embeds-steps-{step}{output.suffix}"
         kept.append(formats.write_file(_concept(recipe, rows, step), path))
-    if step % output.checkpointing_steps == 0 or step == progress.steps:
+    if stopping or step % output.checkpointing_steps == 0 or step == progress.steps:
         kept.append(run.keep(step, engine.snapshot(), facts))
         run.rotate(output.checkpoints_total_limit)
     return tuple(kept)

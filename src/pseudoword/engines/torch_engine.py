@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -18,8 +20,10 @@ from jaxtyping import Float
 from pseudoword import objectives
 from pseudoword.batch import Batch, Draw
 from pseudoword.contracts import Family, Method, NonFiniteLoss
-from pseudoword.errors import RecipeError, RunError
+from pseudoword.errors import RecipeError, RunError, TrainingStopped
 from pseudoword.recipe import EngineRecipe
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Params = dict[str, torch.Tensor]
@@ -52,6 +56,8 @@ class TorchEngine:
         self.step_number = 0
         self.loss_scale = 2.0**16 if options.mixed_precision == "fp16" else 1.0
         self.good_steps = 0
+        self.largest = sys.maxsize
+        """Pictures that fit into memory at once, as far as is known."""
         if options.xformers:
             _check_xformers(self.device)
 
@@ -97,6 +103,13 @@ class TorchEngine:
             raise outcome[0]
         return outcome[0]
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process; the same answer on all."""
+        if self.processes == 1:
+            return flag
+        count = cast(torch.Tensor, reduce(torch.tensor(float(flag), device=self.device), "sum"))
+        return count.item() > 0
+
     # The step
 
     def step(self, micro_batches: Sequence[tuple[Batch, Draw]], lr: float) -> dict[str, float]:
@@ -132,19 +145,40 @@ class TorchEngine:
         flat = [p for own in leaves for p in own.values()]
         losses = torch.zeros(len(self.tokens), device=self.device)
         grads = [torch.zeros_like(p) for p in flat]
-        for batch, draw in micro_batches:
-            loss = self._loss(leaves, batch, draw)
-            found = torch.autograd.grad(loss.sum() * self.loss_scale, flat)
+        waiting = [part for pair in micro_batches for part in _parts(pair, self.largest)]
+        pictures = sum(len(batch.concept) for batch, _ in waiting)
+        while waiting:
+            batch, draw = waiting[0]
+            try:
+                loss = self._loss(leaves, batch, draw) * (len(batch.concept) / pictures)
+                found = torch.autograd.grad(loss.sum() * self.loss_scale, flat)
+            except torch.OutOfMemoryError:
+                self._halve(len(batch.concept))
+                waiting = [part for pair in waiting for part in _parts(pair, self.largest)]
+                continue
+            waiting.pop(0)
             for total, grad in zip(grads, found, strict=True):
                 total += grad
             losses += loss.detach()
-        share = 1.0 / (len(micro_batches) * self.processes)
+        share = 1.0 / self.processes
         everyone = torch.cat([losses * share, *(g.flatten() * (share / self.loss_scale) for g in grads)])
         if self.processes > 1:
             everyone = cast(torch.Tensor, reduce(everyone, "sum"))
         losses, *parts = torch.split(everyone, [len(losses), *(p.numel() for p in flat)])  # pyright: ignore[reportArgumentType, reportAssignmentType]
         shaped = iter([part.view_as(p) for part, p in zip(parts, flat, strict=True)])
         return losses, [{name: next(shaped) for name in own} for own in leaves]
+
+    def _halve(self, size: int) -> None:
+        """Take half as many pictures at once from now on; the step's mean stays over all of them."""
+        if size == 1:
+            raise TrainingStopped(
+                "The device has not enough memory for one picture. Try gradient_checkpointing, mixed_precision, "
+                "or a smaller resolution."
+            )
+        self.largest = size // 2
+        log.warning("Out of memory with %d pictures at once; going on with %d, the same step.", size, self.largest)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _loss(self, params: Sequence[Params], batch: Batch, draw: Draw) -> Float[torch.Tensor, " concepts"]:
         """Return each concept's mean squared error over its pictures in this micro-batch (Gal et al. 2022, eq. 2)."""
@@ -233,6 +267,13 @@ class TorchEngine:
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.array(array)).to(self.device)
+
+
+def _parts(pair: tuple[Batch, Draw], largest: int) -> list[tuple[Batch, Draw]]:
+    """Return a micro-batch in parts of at most `largest` pictures."""
+    batch, draw = pair
+    cuts = [slice(i, i + largest) for i in range(0, len(batch.concept), min(largest, len(batch.concept)))]
+    return [pair] if len(cuts) == 1 else [(batch.part(cut), draw.part(cut)) for cut in cuts]
 
 
 @contextmanager

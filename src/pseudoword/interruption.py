@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM as a wish to stop after the step, with a checkpoint; a second Ctrl-C quits at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+from pseudoword.watch import is_main_process
+
+
+class Interruption:
+    """Holds the handlers of SIGINT and SIGTERM for the block; made for the main thread of a command.
+
+    Before the first step there is nothing to keep, so a signal ends the process at once: SIGINT as KeyboardInterrupt,
+    SIGTERM as SystemExit(143).
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        """The first signal that came while training, if any."""
+        self._training = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a command ended by this signal."""
+        return 128 + (self.signal or 0)
+
+    def wanted(self) -> bool:
+        """Whether training should stop; asked after every step."""
+        self._training = True
+        return self.signal is not None
+
+    def __enter__(self) -> Interruption:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._heard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        again = self.signal is not None
+        if not self._training or (again and number == signal.SIGINT):
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)
+        if not again:
+            self.signal = signal.Signals(number)
+            if is_main_process():
+                print("Stopping after this step; Ctrl-C again quits at once.", file=sys.stderr, flush=True)
