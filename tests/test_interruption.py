@@ -190,17 +190,18 @@ def learn(recipe: Recipe, resume: str | None = None) -> None:
         pass
 
 
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_fault_at_any_write_sync_or_rename_loses_nothing_that_was_kept(
-    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     common = {"steps": "3", "checkpointing_steps": 1, "save_steps": 2, "checkpoints_total_limit": 2}
     with monkeypatch.context() as patch:
         calls = failing(patch, at=0, number=0)
         learn(make_recipe(**common, folder=str(tmp_path / "whole")))
     assert len(calls) > 40
-    for at in range(1, len(calls) + 1, 3):
+    for at in range(1, len(calls) + 1, every):
         recipe = make_recipe(**common, folder=str(tmp_path / f"at-{at}"))
-        number = (errno.ENOSPC, errno.EIO, errno.EROFS)[at // 3 % 3]
+        number = (errno.ENOSPC, errno.EIO, errno.EROFS)[at % 3]
         with monkeypatch.context() as patch:
             failing(patch, at, number)
             with pytest.raises(RunError, match=os.strerror(number)):

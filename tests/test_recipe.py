@@ -142,7 +142,7 @@ def changed(**sections: Any) -> dict[str, Any]:
         ),
         (
             changed(data={"zzz": 1}),
-            r"^Unknown setting 'zzz' in \[data\]; known are resolution, fit, flip_p, repeats, workers\.$",
+            r"^Unknown setting 'zzz' in \[data\]; known are resolution, fit, flip_p, recursive, repeats, workers\.$",
         ),
         (changed(method={"adam_beta": 0.9}), r"Unknown setting 'adam_beta' in \[method\]; did you mean 'adam_beta"),
         (changed(concepts=[{"tokn": "<t>"}]), r"Unknown setting 'tokn' in \[concepts\.0\]; did you mean 'token'\?"),

@@ -93,6 +93,8 @@ class Data:
     """'crop' keeps the aspect ratio and cuts the centre square; 'squash' resizes to a square, as the guide's script."""
     flip_p: float = 0.5
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
+    recursive: bool = False
+    """Also take the pictures in folders inside the folder."""
     repeats: int = 100
     """How often an epoch goes through each picture; matters only where a length is given in epochs."""
     workers: int = 0

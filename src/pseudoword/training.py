@@ -56,7 +56,7 @@ def train(
         checkpoint = engine.on_main(lambda: run.find(resume))
         recipe, seed = _seeded(engine, recipe, checkpoint)
         [wanted] = recipe.concepts
-        pictures = folder.scan(wanted.pictures) if dataset is None else None
+        pictures = folder.scan(wanted.pictures, recursive=recipe.data.recursive) if dataset is None else None
         batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
         facts = _facts(recipe, pictures or dataset, batch, engine.arithmetic())
         if checkpoint:
@@ -196,6 +196,9 @@ def _dataset(
     size = recipe.data.resolution or family.resolution
     if size % family.latent_factor:
         raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
+    small = [picture.path.name for picture in pictures or () if min(picture.size) < size]
+    if small:
+        log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", size, ", ".join(small))
     return TextualInversionDataset(
         wanted.pictures,
         tokenizer=None,

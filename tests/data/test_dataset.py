@@ -141,7 +141,7 @@ def test_what_cannot_be_is_refused(make: Make, tmp_path: Path):
 def test_pictures_are_read_upright_and_files_that_are_none_are_left_out(make: Make, tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)).save(
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)).save(
         tmp_path / "a.png", exif=exif
     )
     (tmp_path / "notes.txt").write_text("a cat")

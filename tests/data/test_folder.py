@@ -73,7 +73,27 @@ def test_files_that_are_no_use_are_named_once_with_their_reasons(tmp_path: Path,
 
 def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert folder.unreadable(picture(tmp_path / "a.png")) == "too many pixels to be safe"
+    with pytest.raises(folder.Unusable, match=r"^too many pixels to be safe$"):
+        folder.read(picture(tmp_path / "a.png"))
+
+
+def test_folders_inside_are_read_on_request_and_hidden_ones_never(tmp_path: Path):
+    for name in ("b", "b/c", ".cache/huggingface"):
+        (tmp_path / name).mkdir(parents=True)
+        picture(tmp_path / name / "0.png")
+    (tmp_path / "b" / "round").symlink_to(tmp_path)
+    picture(tmp_path / "a.png")
+    assert [p.path.name for p in folder.scan(tmp_path)] == ["a.png"]
+    found = [p.path.relative_to(tmp_path).as_posix() for p in folder.scan(tmp_path, recursive=True)]
+    assert found == ["a.png", "b/0.png", "b/c/0.png"]
+
+
+def test_the_same_pixels_are_named_whatever_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    picture(tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").save(tmp_path / "copy.bmp")
+    Image.open(tmp_path / "a.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+    assert len(folder.scan(tmp_path)) == 3, "named, not left out: some mean it"
+    assert [r.getMessage() for r in caplog.records] == ["The same picture: a.png, copy.bmp"]
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path):

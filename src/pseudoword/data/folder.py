@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,53 +15,92 @@ from pseudoword.errors import PicturesError
 
 log = logging.getLogger(__name__)
 
+SMALLEST = 16
+"""Pixels of a side below which nothing can be learned."""
+PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+"""Kinds of pictures that Pillow reads with a plugin only."""
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file that decodes, with the hash of its bytes."""
+    """A picture file that decodes."""
 
     path: Path
     sha256: str
+    """Hash of the file's bytes."""
+    size: tuple[int, int]
+    """Width and height in pixels, upright."""
+    pixels: str
+    """Hash of the pixels: equal for copies saved under other names or in another format without loss."""
 
 
-def scan(folder: str | Path) -> list[Picture]:
-    """Return the pictures of a folder by name; hidden files and subfolders are passed over, others named once.
+class Unusable(Exception):
+    """Why a file cannot be used as a picture."""
 
-    Raises PicturesError if the folder is missing or holds no picture.
+
+def scan(folder: str | Path, *, recursive: bool = False) -> list[Picture]:
+    """Return the pictures of a folder by name; whatever else is there is named once, with the reason.
+
+    Hidden files and folders are passed over, and folders in it unless `recursive`. Pictures that are the same, pixel by
+    pixel, are named. Raises PicturesError if the folder is missing or holds no picture.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise PicturesError(f"There is no folder {str(folder)!r}; give the folder that holds your pictures.")
-    files = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
     pictures, skipped = [], []
-    for path in files:
-        reason = unreadable(path)
-        if reason is None:
-            pictures.append(Picture(path, hashlib.sha256(path.read_bytes()).hexdigest()))
-        else:
-            skipped.append(f"{path.name} ({reason})")
+    for path in sorted(_files(folder, recursive)):
+        try:
+            pictures.append(read(path))
+        except Unusable as error:
+            skipped.append(f"{path.relative_to(folder)} ({error})")
     if not pictures:
         seen = f"only {', '.join(skipped)}" if skipped else "no files"
         raise PicturesError(f"No picture in {str(folder)!r}: {seen}. Put three to six pictures of the concept there.")
     if skipped:
         log.warning("Not used from %s: %s", folder, ", ".join(skipped))
+    for same in duplicates(pictures):
+        log.warning("The same picture: %s", ", ".join(str(p.path.relative_to(folder)) for p in same))
     return pictures
 
 
-def unreadable(path: Path) -> str | None:
-    """Return why a file cannot be used as a picture, or None if it decodes to the last pixel."""
+def _files(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Yield what is in a folder and not hidden."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif recursive and not path.is_symlink():  # a link may lead round in a circle
+            yield from _files(path, recursive)
+
+
+def read(path: Path) -> Picture:
+    """Decode a file to the last pixel; Unusable says why it is no picture."""
+    if not path.is_file():
+        raise Unusable("not a file" if path.exists() else "broken link")
     try:
-        if not path.exists():
-            return "broken link"
-        if not path.is_file():
-            return "not a file"
-        if path.stat().st_size == 0:
-            return "zero bytes"
-        images.read_rgb(path)
-    except Image.UnidentifiedImageError:
-        return "not a picture"
-    except Image.DecompressionBombError:
-        return "too many pixels to be safe"
+        content = path.read_bytes()
+        if not content:
+            raise Unusable("zero bytes")
+        image = images.read_rgb(path)
+    except Unusable:
+        raise
+    except Image.UnidentifiedImageError as error:
+        plugin = PLUGINS.get(path.suffix.lower())
+        raise Unusable(f"needs pip install {plugin}" if plugin else "not a picture") from error
+    except Image.DecompressionBombError as error:
+        raise Unusable("too many pixels to be safe") from error
     except Exception as error:  # Pillow's decoders raise whatever their format makes of a broken file
-        return str(error) or type(error).__name__
-    return None
+        raise Unusable(str(error) or type(error).__name__) from error
+    if min(image.size) < SMALLEST:
+        raise Unusable(f"{image.width} x {image.height} pixels, under {SMALLEST}")
+    pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+    return Picture(path, hashlib.sha256(content).hexdigest(), image.size, pixels)
+
+
+def duplicates(pictures: Sequence[Picture]) -> list[list[Picture]]:
+    """Return the groups of pictures that are the same, pixel by pixel."""
+    groups: dict[str, list[Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(picture.pixels, []).append(picture)
+    return [group for group in groups.values() if len(group) > 1]

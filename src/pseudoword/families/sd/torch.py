@@ -182,7 +182,7 @@ class StableDiffusion:
             own = {encoder: torch.from_numpy(block).to(self.text_encoder.device) for encoder, block in ids.items()}
             return self.condition(own, learned).to(self.unet.dtype)
 
-        learned = {encoder: torch.from_numpy(block) for encoder, block in rows.items()} if rows else None
+        learned = {encoder: torch.tensor(block) for encoder, block in rows.items()} if rows else None
         return {"prompt_embeds": embed(ids), "negative_prompt_embeds": embed(negative_ids)}
 
     def with_words(self, concepts: Sequence[Concept]) -> StableDiffusionPipeline:
