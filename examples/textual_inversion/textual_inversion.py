@@ -13,23 +13,26 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 from pseudoword import watch
 from pseudoword.errors import Interrupted, PseudowordError, RecipeError
-from pseudoword.interruption import Interruption
+from pseudoword.interruption import carry_out
 from pseudoword.methods.classic import ClassicOptions
-from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
-
-SCHEDULERS = (
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "piecewise_constant",
+from pseudoword.recipe import (
+    BaseModel,
+    ConceptRecipe,
+    Data,
+    EngineRecipe,
+    LrScheduler,
+    Output,
+    Precision,
+    Recipe,
+    Schedule,
+    Training,
 )
-PRECISIONS = ("no", "fp16", "bf16")
+
+SCHEDULERS, PRECISIONS = get_args(LrScheduler), get_args(Precision)
 LATER = (
     "push_to_hub",
     "hub_token",
@@ -68,12 +71,7 @@ def learn(recipe: Recipe, resume: str | None) -> None:
     watch.show_messages()
     from pseudoword.training import train  # torch and diffusers: seconds that --help does not wait for
 
-    with Interruption() as interruption:
-        run = train(recipe, resume=resume, stop=interruption.wanted)
-        last = watch.follow(run, quiet=not watch.is_main_process())
-    if last and last.step < last.steps:
-        ended = f"Stopped after step {last.step}; --resume_from_checkpoint latest goes on."
-        raise Interrupted(ended, interruption.exit_code)
+    carry_out(lambda stop: train(recipe, resume=resume, stop=stop), "--resume_from_checkpoint")
 
 
 def where(recipe: Recipe) -> str:

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any
 
-from pseudoword.watch import is_main_process
+from pseudoword import watch
+from pseudoword.errors import Interrupted
+from pseudoword.progress import Progress
+
+
+def carry_out(
+    start: Callable[[Callable[[], bool]], Iterable[Progress]], resume_flag: str, *, as_json: bool = False
+) -> None:
+    """Show the run that `start(stop)` begins, to its end; Interrupted says how to go on if a signal ended it before."""
+    with Interruption() as interruption:
+        run = start(interruption.wanted)
+        last = watch.follow(run, as_json=as_json, quiet=not watch.is_main_process())
+    if last and last.step < last.steps:
+        raise Interrupted(f"Stopped after step {last.step}; {resume_flag} latest goes on.", interruption.exit_code)
 
 
 class Interruption:
@@ -53,5 +67,5 @@ class Interruption:
             raise SystemExit(128 + number)
         if not again:
             self.signal = signal.Signals(number)
-            if is_main_process():
+            if watch.is_main_process():
                 print("Stopping after this step; Ctrl-C again quits at once.", file=sys.stderr, flush=True)

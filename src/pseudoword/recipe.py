@@ -21,6 +21,16 @@ from pseudoword.placeholder import check_token
 # alone would cost --help 0.1 s.
 
 
+LrScheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "piecewise_constant",
+]
+Precision = Literal["no", "fp16", "bf16"]
 MOST_VECTORS = 510
 """Beyond any text encoder's length."""
 
@@ -142,15 +152,7 @@ class Schedule:
     """Peak learning rate. 5e-4 to 5e-3 with AdamW on real models; higher moves further from the initializer."""
     scale_lr: bool = False
     """Multiply the learning rate by processes × accumulation steps × batch size, as the guide's command does."""
-    lr_scheduler: Literal[
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-        "constant",
-        "constant_with_warmup",
-        "piecewise_constant",
-    ] = "cosine"
+    lr_scheduler: LrScheduler = "cosine"
     """How the learning rate changes over the run."""
     lr_warmup_steps: int = 0
     """Steps over which it rises from 0 (not for 'constant' and 'piecewise_constant')."""
@@ -185,7 +187,7 @@ class EngineRecipe:
 
     engine: str = "torch"
     """The engine: 'torch' (PyTorch and Accelerate)."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Precision = "no"
     """Precision of the frozen model; the rows are always fp32. bf16 halves the UNet's weights in memory."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, far less memory."""

@@ -51,16 +51,11 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword.errors import Interrupted
-    from pseudoword.interruption import Interruption
+    from pseudoword.interruption import carry_out
     from pseudoword.training import train
 
     recipe = recipe_of(options)
-    with Interruption() as interruption:
-        run = train(recipe, resume=options.resume, stop=interruption.wanted)
-        last = watch.follow(run, as_json=options.json, quiet=not watch.is_main_process())
-    if last and last.step < last.steps:
-        raise Interrupted(f"Stopped after step {last.step}; --resume latest goes on.", interruption.exit_code)
+    carry_out(lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume", as_json=options.json)
     if watch.is_main_process() and not options.json:
         [concept] = recipe.concepts
         print(f"The word {concept.token} is in {recipe.output.folder}.")
