@@ -14,7 +14,17 @@ from PIL import Image
 
 from pseudoword.families.sd import miniature
 from pseudoword.methods.classic import ClassicOptions
-from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
+from pseudoword.recipe import (
+    BaseModel,
+    ConceptRecipe,
+    Data,
+    EngineRecipe,
+    Output,
+    Recipe,
+    Schedule,
+    Training,
+    Validation,
+)
 from tests.miniatures import TOKEN
 
 SECTIONS = {
@@ -23,6 +33,7 @@ SECTIONS = {
     "training": Training,
     "schedule": Schedule,
     "engine": EngineRecipe,
+    "validation": Validation,
     "output": Output,
 }
 
@@ -58,6 +69,8 @@ def make_recipe(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Rec
             "steps": "4",
             "learning_rate": 1e-2,
             "folder": str(tmp_path / "run"),
+            "report_to": "none",
+            "loss_steps": 0,
         }
         values = {**defaults, **changes}
 

@@ -60,7 +60,8 @@ def test_json_is_a_line_a_step_and_nothing_else(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert set(lines[0]["loss"]) == {TOKEN}
-    assert lines[-1]["saved"] == [str(tmp_path / "run" / "checkpoint-3")]
+    assert str(tmp_path / "run" / "checkpoint-3") in lines[-1]["saved"]
+    assert [bool(line["fixed_draw_loss"]) for line in lines] == [False, False, True]
 
 
 def test_a_runs_recipe_repeats_it_and_flags_come_before_it(base: Path, pictures: Path, tmp_path: Path) -> None:

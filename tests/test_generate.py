@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pseudoword import Concept, cli
 from pseudoword.errors import TokenError
 from pseudoword.families.sd.torch import StableDiffusion
-from pseudoword.generate import Sampling, generate, grid, load
+from pseudoword.generate import Sampling, generate, load
 from pseudoword.recipe import BaseModel
+from pseudoword.sheets import grid
 from tests.miniatures import TOKEN, hashes
 
 FAST = Sampling(steps=2)
@@ -44,6 +46,14 @@ def test_a_seed_gives_a_picture_whatever_the_batch(family: StableDiffusion, word
         assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
     second = generate(family, [word], prompts[1:2], sampling=Sampling(seed=1, steps=2))
     assert second[0].tobytes() == alone[1].tobytes(), "the second picture has the second seed"
+
+
+def test_the_unet_may_be_in_half_precision(base: Path, word: Concept, family: StableDiffusion) -> None:
+    half = StableDiffusion.load(BaseModel(str(base)))
+    half.to("cpu", torch.bfloat16)
+    [picture] = generate(half, [word], [f"a {TOKEN}"], sampling=FAST)
+    [wanted] = generate(family, [word], [f"a {TOKEN}"], sampling=FAST)
+    assert np.abs(np.asarray(picture, dtype=int) - np.asarray(wanted, dtype=int)).mean() < 4
 
 
 def test_words_work_in_prompts_and_in_the_negative_prompt(family: StableDiffusion, word: Concept) -> None:

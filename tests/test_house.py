@@ -20,14 +20,15 @@ PACKAGE = "pseudoword"
 LAYERS = [
     {"cli", "commands", "demo"},
     {"training", "inspection", "interruption"},
+    {"job"},
     {"watch"},
     {"evaluate"},
-    {"generate", "run", "hub"},
-    {"data", "engines", "formats", "toybox"},
+    {"generate", "run", "hub", "tracking"},
+    {"data", "engines", "formats", "sheets", "toybox"},
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk"},
     {"concept", "recipe", "batch", "contracts", "progress"},
-    {"placeholder"},
+    {"placeholder", "settings"},
     {"errors"},
 ]
 """Rooms, from the roof down: a room imports from rooms below its own layer."""
@@ -40,6 +41,8 @@ NEED_TORCH = (
     "families/*/torch.py",
     "families/*/miniature.py",
     "families/lookup.py",
+    "families/memory.py",
+    "families/samplers.py",
     "engines/torch_engine.py",
     "generate.py",
 )

@@ -29,20 +29,16 @@ from pseudoword.recipe import (
     Precision,
     Recipe,
     Schedule,
+    Tracker,
     Training,
+    Validation,
 )
 
-SCHEDULERS, PRECISIONS = get_args(LrScheduler), get_args(Precision)
+SCHEDULERS, PRECISIONS, TRACKERS = get_args(LrScheduler), get_args(Precision), get_args(Tracker)
 LATER = (
     "push_to_hub",
     "hub_token",
     "hub_model_id",
-    "report_to",
-    "logging_dir",
-    "validation_prompt",
-    "num_validation_images",
-    "validation_steps",
-    "validation_epochs",
 )
 """Flags that are read but not carried out yet."""
 
@@ -91,6 +87,7 @@ def where(recipe: Recipe) -> str:
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """Return the recipe that the flags stand for. RecipeError if they contradict each other or are out of range."""
     length = f"{args.num_train_epochs} epochs" if args.max_train_steps is None else f"{args.max_train_steps} steps"
+    between = f"{args.validation_steps}" if args.validation_epochs is None else f"{args.validation_epochs} epochs"
     return Recipe(
         concepts=(
             ConceptRecipe(
@@ -134,6 +131,12 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
             xformers=args.enable_xformers_memory_efficient_attention,
             allow_tf32=args.allow_tf32,
         ),
+        validation=Validation(
+            validation_prompts=() if args.validation_prompt is None else (args.validation_prompt,),
+            num_validation_images=args.num_validation_images,
+            validation_steps=between,
+            validation_seed=args.seed or 0,
+        ),
         output=Output(
             folder=args.output_dir,
             save_steps=args.save_steps,
@@ -141,6 +144,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
             checkpoints_total_limit=args.checkpoints_total_limit,
             full_pipeline=args.save_as_full_pipeline,
             safe_serialization=not args.no_safe_serialization,
+            report_to=args.report_to,
+            logging_dir=args.logging_dir,
         ),
     )
 
@@ -206,6 +211,7 @@ def parser() -> argparse.ArgumentParser:
     _optimizer(flags.add_argument_group("learning rate and AdamW"))
     _computing(flags.add_argument_group("computing"))
     _output(flags.add_argument_group("what is written"))
+    _looking(flags.add_argument_group("what is looked at along the way"))
     _later(flags.add_argument_group("not carried out yet: refused when given"))
     return flags
 
@@ -314,12 +320,15 @@ def _later(flags: Flags) -> None:
     flags.add_argument("--push_to_hub", action="store_true", help="upload the word to the Hub")
     flags.add_argument("--hub_token", help="token to upload with")
     flags.add_argument("--hub_model_id", help="repository to upload to")
-    flags.add_argument("--report_to", default="tensorboard", help="experiment tracker")
-    flags.add_argument("--logging_dir", default="logs", help="folder of the tracker's files")
-    flags.add_argument("--validation_prompt", help="prompt to sample pictures with on the way")
+
+
+def _looking(flags: Flags) -> None:
+    flags.add_argument("--validation_prompt", help="prompt to sample pictures with on the way, with the word in it")
     flags.add_argument("--num_validation_images", type=int, default=4, help="pictures to sample each time")
     flags.add_argument("--validation_steps", type=int, default=100, help="steps between samples")
-    flags.add_argument("--validation_epochs", type=int, help="epochs between samples")
+    flags.add_argument("--validation_epochs", type=int, help="epochs between samples, instead of steps")
+    flags.add_argument("--report_to", choices=TRACKERS, default="tensorboard", help="experiment tracker")
+    flags.add_argument("--logging_dir", default="logs", help="folder of the tracker's files, in --output_dir")
 
 
 if __name__ == "__main__":

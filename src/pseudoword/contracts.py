@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
+    from PIL import Image
 
     from pseudoword.batch import Batch, Draw
     from pseudoword.concept import Concept
-    from pseudoword.recipe import BaseModel
+    from pseudoword.recipe import BaseModel, Sampler
     from pseudoword.vocabulary import Vocabulary
 
 T = TypeVar("T")
@@ -137,8 +138,12 @@ class Family(Protocol):
 
     # Beyond training, with diffusers
 
-    def pipeline(self) -> Any:
-        """Return a diffusers pipeline of these very modules with a sampler that needs few steps."""
+    def pipeline(self, sampler: Sampler = "dpm++") -> Any:
+        """Return a diffusers pipeline of these very modules with one of the samplers, for `prompt_inputs` alone."""
+        ...
+
+    def decode(self, latents: Any) -> list[Image.Image]:
+        """Return the pictures of scaled latents `[batch, channels, height, width]`, wherever the VAE has gone."""
         ...
 
     def prompt_inputs(self, ids: Arrays, negative_ids: Arrays, rows: Arrays | None) -> dict[str, Any]:
@@ -183,8 +188,8 @@ class Engine(Protocol):
         """Carry out one optimizer step and return the loss of each concept's global batch, or raise NonFiniteLoss."""
         ...
 
-    def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> float:
-        """Return the mean loss over given draws without training: comparable between steps and runs."""
+    def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> dict[str, float]:
+        """Return each concept's mean loss over given draws without training: comparable between steps and runs."""
         ...
 
     def rows(self) -> dict[str, dict[str, np.ndarray]]:

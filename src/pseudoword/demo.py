@@ -6,11 +6,10 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from pseudoword import toybox
+from pseudoword import sheets, toybox
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
 from pseudoword.data.dataset import TextualInversionDataset
@@ -19,6 +18,7 @@ from pseudoword.generate import Sampling, generate, load
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.progress import Progress
 from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
+from pseudoword.sheets import Line
 from pseudoword.training import train
 
 log = logging.getLogger(__name__)
@@ -79,33 +79,12 @@ def contact_sheet(concept: str, folder: Path) -> Path:
     before = _untrained(concept, family)
     plain = f"a photo of a {TOKEN}"
     given = [Image.open(p).convert("RGB") for p in sorted((toybox.PICTURES / concept).glob("*.png"))]
-    rows = [
-        ("The pictures given", given[:columns]),
-        (f"Before: “{plain}” ({TOKEN} is still “{CONCEPTS[concept]}”)", sample([before], [plain] * columns)),
-        (f"After: “{plain}”", sample([learned], [plain] * columns)),
-        (f"New scenes: “{plain} …”", sample([learned], [f"{plain} {scene}" for scene in SCENES])),
+    lines = [
+        Line("The pictures given", given[:columns]),
+        Line(f"Before: “{plain}” ({TOKEN} is still “{CONCEPTS[concept]}”)", sample([before], [plain] * columns)),
+        Line(f"After: “{plain}”", sample([learned], [plain] * columns)),
+        Line(f"New scenes: “{plain} …”", sample([learned], [f"{plain} {scene}" for scene in SCENES]), SCENES),
     ]
-    path = folder / "contact-sheet.png"
-    _draw(rows, columns, under={3: list(SCENES)}).save(path)
+    path = sheets.save(sheets.sheet(lines, given[0].width * SCALE), folder / "contact-sheet.png", {})
     log.info("Sampled %d pictures in %.1f s", 3 * columns, time.perf_counter() - began)
     return path
-
-
-def _draw(rows: list[tuple[str, list[Image.Image]]], columns: int, under: dict[int, list[str]]) -> Image.Image:
-    """Lay out rows of pictures with a heading each, and captions under the rows in `under`."""
-    side, gap, heading, caption = rows[0][1][0].width * SCALE, 8, 30, 22
-    fonts: list[Any] = [ImageFont.load_default(size) for size in (17, 14)]
-    width = columns * (side + gap) + gap
-    heights = [heading + side + gap + (caption if i in under else 0) for i in range(len(rows))]
-    sheet = Image.new("RGB", (width, sum(heights) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    top = gap
-    for i, (title, pictures) in enumerate(rows):
-        draw.text((gap, top + 4), title, fill="black", font=fonts[0])
-        for j, picture in enumerate(pictures):
-            left = gap + j * (side + gap)
-            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top + heading))
-            if i in under:
-                draw.text((left + 2, top + heading + side + 3), under[i][j], fill="dimgray", font=fonts[1])
-        top += heights[i]
-    return sheet

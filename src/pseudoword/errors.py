@@ -31,6 +31,10 @@ class RunError(PseudowordError):
     """A run's folder or checkpoint that cannot be used."""
 
 
+class OutOfMemory(PseudowordError):
+    """One picture that does not fit into a device's memory."""
+
+
 class Interrupted(PseudowordError):
     """A command ended by a signal, with the exit code that shells expect."""
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from pseudoword import families, toybox
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
-from pseudoword.errors import RecipeError
+from pseudoword.errors import OutOfMemory, RecipeError
+from pseudoword.families import memory
 from pseudoword.families.locate import locate
-from pseudoword.recipe import BaseModel
-from pseudoword.vocabulary import encode_all, lent_words
+from pseudoword.recipe import BaseModel, Sampler
+from pseudoword.vocabulary import LentRows, encode_all, lent_words
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Sampling:
     """Denoising steps."""
     guidance_scale: float = 7.5
     """Weight of the prompt against the negative prompt; 1 turns guidance off."""
+    sampler: Sampler = "dpm++"
+    """Whose steps; DPM-Solver++ 2M needs few."""
     resolution: int | None = None
     """Side of the picture in pixels; by default the model's own."""
 
@@ -56,7 +58,23 @@ def generate(
     `seeds` are one for each prompt; by default they count from the sampling's.
     The base is as it was afterwards. TokenError if a concept is for another base or its token is taken.
     """
-    sampling = sampling or Sampling()
+    with lent_words(family.vocabularies, concepts) as rows:
+        return sample(family, rows, prompts, negative_prompt, sampling or Sampling(), seeds, batch_size)
+
+
+def sample(
+    family: Family,
+    rows: LentRows | None,
+    prompts: Sequence[str],
+    negative_prompt: str,
+    sampling: Sampling,
+    seeds: Sequence[int] | None = None,
+    batch_size: int = 1,
+) -> list[Image.Image]:
+    """Return a picture for each prompt, with words that are lent to the family's vocabularies already.
+
+    Where `batch_size` pictures do not fit into memory at once, it takes half as many.
+    """
     side = sampling.resolution or family.resolution
     if not 1 <= sampling.steps <= family.num_timesteps:
         raise RecipeError(f"Between 1 and {family.num_timesteps} denoising steps, not {sampling.steps}.")
@@ -64,41 +82,37 @@ def generate(
     if side % multiple:
         raise RecipeError(f"resolution must be a multiple of {multiple} for this base, but is {side}.")
     seeds = seeds or [sampling.seed + i for i in range(len(prompts))]
-    pipeline = family.pipeline()
+    pipeline = family.pipeline(sampling.sampler)
     pipeline.set_progress_bar_config(disable=True)
+
+    def some(chosen: slice) -> list[Image.Image]:
+        asked = prompts[chosen]
+        latents = pipeline(
+            **family.prompt_inputs(
+                encode_all(family.vocabularies, asked),
+                encode_all(family.vocabularies, [negative_prompt] * len(asked)),
+                rows,
+            ),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds[chosen]],
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance_scale,
+            height=side,
+            width=side,
+            output_type="latent",
+        ).images
+        return family.decode(latents)
+
     pictures: list[Image.Image] = []
-    vocabularies = family.vocabularies
-    with lent_words(vocabularies, concepts) as rows:
-        for first in range(0, len(prompts), batch_size):
-            some = prompts[first : first + batch_size]
-            pictures += pipeline(
-                **family.prompt_inputs(
-                    encode_all(vocabularies, some), encode_all(vocabularies, [negative_prompt] * len(some)), rows
-                ),
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds[first:][: len(some)]],
-                num_inference_steps=sampling.steps,
-                guidance_scale=sampling.guidance_scale,
-                height=side,
-                width=side,
-            ).images
+    while len(pictures) < len(prompts):
+        try:
+            pictures += some(slice(len(pictures), len(pictures) + batch_size))
+        except RuntimeError as error:
+            if not memory.is_full(error):
+                raise
+            if batch_size == 1:
+                raise OutOfMemory(
+                    f"The device has not enough memory to sample a picture of {side} pixels; try a smaller resolution."
+                ) from error
+            batch_size //= 2
+            memory.empty_cache()
     return pictures
-
-
-def grid(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:
-    """Return pictures of one size laid out in rows on white."""
-    width, height = pictures[0].size
-    lines = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, lines * (height + gap) - gap), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
-    return sheet
-
-
-def save(picture: Image.Image, path: Path, told: Mapping[str, str]) -> Path:
-    """Write a PNG that says how it was made."""
-    info = PngImagePlugin.PngInfo()
-    for key, value in told.items():
-        info.add_itxt(key, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, format="PNG", pnginfo=info)
-    return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -23,3 +23,7 @@ class Progress:
     """Wall time of this step."""
     saved: tuple[Path, ...] = ()
     """Files and checkpoints that this step left on disk."""
+    fixed_draw_loss: Mapping[str, float] = field(default_factory=dict)
+    """By placeholder token, the loss on the same draws every time; empty at steps that do not compute it."""
+    pictures: tuple[Path, ...] = ()
+    """Validation pictures that this step left on disk."""

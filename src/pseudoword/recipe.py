@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +12,7 @@ from typing import Any, ClassVar, Literal, Optional, Protocol
 
 from pseudoword.errors import RecipeError
 from pseudoword.placeholder import check_token
+from pseudoword.settings import at_least, build, plain, settle_types
 
 # Options are written Optional[X], not X | None: tyro checks the latter's defaults with typeguard, whose import
 # alone would cost --help 0.1 s.
@@ -31,6 +28,21 @@ LrScheduler = Literal[
     "piecewise_constant",
 ]
 Precision = Literal["no", "fp16", "bf16"]
+Sampler = Literal["dpm++", "dpm++-karras", "unipc", "euler", "euler-a", "heun", "ddim", "ddpm", "pndm"]
+Tracker = Literal[
+    "none",
+    "all",
+    "tensorboard",
+    "wandb",
+    "trackio",
+    "comet_ml",
+    "aim",
+    "mlflow",
+    "clearml",
+    "dvclive",
+    "swanlab",
+]
+"""Accelerate's names of experiment trackers, all of those installed, or none."""
 MOST_VECTORS = 510
 """Beyond any text encoder's length."""
 
@@ -201,6 +213,45 @@ class EngineRecipe:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """What is looked at along the way; learns nothing. May change when a run is resumed."""
+
+    validation_prompts: tuple[str, ...] = ()
+    """Prompts with the new word; pictures of them are sampled into `samples/` along the way. None by default."""
+    validation_negative_prompt: str = ""
+    """What these pictures should not be."""
+    num_validation_images: int = 4
+    """Pictures of each prompt. The first has the seed, the next the one after."""
+    validation_steps: str = "100"
+    """How often they are sampled, besides before the first step and after the last: '100' steps or '2 epochs'."""
+    validation_seed: int = 0
+    """The same at every time, so that pictures differ by what was learned alone."""
+    validation_sampling_steps: int = 25
+    """Denoising steps of a picture."""
+    validation_guidance_scale: float = 7.5
+    """Weight of the prompt against the negative prompt; 1 turns guidance off."""
+    validation_sampler: Sampler = "dpm++"
+    """How they are sampled."""
+    loss_steps: int = 50
+    """Steps between fixed-draw losses: training's loss on the same 16 draws each time, the one that says whether
+    training still helps; the best step is kept. Costs about as much as two steps of batch 4. 0 is never."""
+
+    def __post_init__(self) -> None:
+        settle_types(self)
+        parse_steps(self.validation_steps, "validation_steps")
+        at_least(
+            1,
+            num_validation_images=self.num_validation_images,
+            validation_sampling_steps=self.validation_sampling_steps,
+        )
+        at_least(0, validation_guidance_scale=self.validation_guidance_scale, loss_steps=self.loss_steps)
+        if not 0 <= self.validation_seed < 2**62:
+            raise RecipeError(f"validation_seed must be between 0 and 2^62 - 1, not {self.validation_seed}.")
+        if not all(prompt.strip() for prompt in self.validation_prompts):
+            raise RecipeError("A validation prompt is empty; leave it out, or write what the picture should show.")
+
+
+@dataclass(frozen=True)
 class Output:
     """What a run leaves on disk. May change when a run is resumed."""
 
@@ -216,6 +267,10 @@ class Output:
     """Also write the whole pipeline with the word inside (gigabytes)."""
     safe_serialization: bool = True
     """Write .safetensors; if off, only the .bin files."""
+    report_to: Tracker = "tensorboard"
+    """Experiment tracker that gets losses, learning rate and validation pictures; 'all' is every installed one."""
+    logging_dir: str = "logs"
+    """Folder of a tracker's files, inside the run's folder unless absolute."""
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -242,6 +297,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     schedule: Schedule = field(default_factory=Schedule)
     engine: EngineRecipe = field(default_factory=EngineRecipe)
+    validation: Validation = field(default_factory=Validation)
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
@@ -254,7 +310,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, `None` left out, ready for TOML."""
-        values = _plain(self)
+        values = plain(self)
         values["method"] = {"name": self.method.name, **values["method"]}
         return values
 
@@ -271,8 +327,8 @@ class Recipe:
         name = method.pop("name", "classic")
         if name not in list(OPTIONS):
             raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.")
-        values["method"] = _build(OPTIONS[name], method, "method")
-        return _build(cls, values, "")
+        values["method"] = build(OPTIONS[name], method, "method")
+        return build(cls, values, "")
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -287,87 +343,14 @@ class Recipe:
             raise RecipeError(f"{path}: {error}") from error
 
 
-def parse_steps(length: str) -> tuple[int, Literal["steps", "epochs"]]:
-    """Read a length with its unit: '500', '500 steps', '3 epochs'."""
+def parse_steps(length: str, name: str = "steps") -> tuple[int, Literal["steps", "epochs"]]:
+    """Read a length with its unit: '500', '500 steps', '3 epochs'. `name` is what an error calls it."""
     number, _, unit = str(length).strip().partition(" ")
     unit = {"": "steps", "step": "steps", "epoch": "epochs"}.get(unit.strip(), unit.strip())
     if not number.isascii() or not number.isdigit() or int(number) < 1 or unit not in ("steps", "epochs"):
-        raise RecipeError(f"steps must be a positive number of steps or epochs ('500', '3 epochs'), not {length!r}.")
+        raise RecipeError(f"{name} must be a positive number of steps or epochs ('500', '3 epochs'), not {length!r}.")
     return int(number), typing.cast(Literal["steps", "epochs"], unit)
-
-
-def settle_types(section: Any) -> None:
-    """Make a section's values what their annotations say (a list a tuple, 1 a 1.0), or raise RecipeError."""
-    for name, hint in typing.get_type_hints(type(section)).items():
-        if typing.get_origin(hint) is not ClassVar:
-            object.__setattr__(section, name, _convert(hint, getattr(section, name), name))
-
-
-def at_least(minimum: int, **values: float) -> None:
-    """Raise RecipeError naming the first value below `minimum`, or not finite."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= minimum):
-            raise RecipeError(f"{name} must be at least {minimum}, but is {value}.")
 
 
 _NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _STEP_RULES = rf"({_NUMBER}:[0-9]+,)*{_NUMBER}"
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {name: _plain(v) for name, v in fields.items() if v is not None}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _build(cls: type, values: Any, where: str) -> Any:
-    """Make the dataclass `cls` from a table of plain values, refusing unknown keys and wrong types by name."""
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"[{where}] must be a table of values, not {values!r}.")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
-            raise RecipeError(f"Unknown setting {name!r}{f' in [{where}]' if where else ''}; {hint}")
-    required = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in values]
-    if required:
-        raise RecipeError(f"Missing {', '.join(required)}{f' in [{where}]' if where else ''}.")
-    return cls(**{name: _convert(hints[name], v, f"{where}.{name}".lstrip(".")) for name, v in values.items()})
-
-
-def _is_required(f: dataclasses.Field) -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Return `value` as the annotated type, or say what was expected and what came."""
-    if hint is MethodOptions:
-        if not dataclasses.is_dataclass(value) or isinstance(value, type):
-            raise RecipeError(f"{where} must be a method's options, such as ClassicOptions(), not {value!r}.")
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
-        return value
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise RecipeError(f"{where} must be a list, [[{where}]] in TOML, not {value!r}.")
-        return tuple(_convert(typing.get_args(hint)[0], v, f"{where}.{i}") for i, v in enumerate(value))
-    if origin in (types.UnionType, typing.Union):
-        inner = next(a for a in typing.get_args(hint) if a is not types.NoneType)
-        return None if value is None else _convert(inner, value, where)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise RecipeError(f"{where} must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}.")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and isinstance(value, int) and where.endswith(".steps"):
-        return str(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{where} must be of type {hint.__name__}, not {value!r}.")
-    return value

@@ -21,14 +21,17 @@ from pseudoword import __version__, disk, formats
 from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
+from pseudoword.settings import flat
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WORD = re.compile(r"learned_embeds-steps-(\d+)\.\w+")
-RESULTS = (*formats.IN_FOLDER, *formats.TOLD_IN_FOLDER, "exports", "README.md")
+SAMPLE = re.compile(r"step-(\d+)\.png")
+BEST = "learned_embeds-best"
+RESULTS = (*formats.IN_FOLDER, *formats.TOLD_IN_FOLDER, "exports", "README.md", "samples")
 """What a finished run leaves for others to read."""
-FREE = {"output", "engine"}
+FREE = {"output", "engine", "validation"}
 """Sections of a recipe that may change when a run is resumed."""
 FREE_FIELDS = {
     "schedule.steps",
@@ -42,6 +45,16 @@ FREE_FIELDS = {
 
 
 @dataclass(frozen=True)
+class Best:
+    """The step so far after which a word's fixed-draw loss was lowest."""
+
+    step: int
+    loss: float
+    rows: Mapping[str, np.ndarray]
+    """The word's rows `[vectors, width]` per text encoder after that step."""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """Everything that the steps after `step` depend on."""
 
@@ -50,6 +63,7 @@ class Checkpoint:
     facts: Mapping[str, Any]
     """`recipe`, `pictures` (names and hashes), `batch` (global), `arithmetic`."""
     path: Path
+    best: Best | None = None
 
     @property
     def seed(self) -> int:
@@ -86,8 +100,8 @@ class Run:
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Return the kept checkpoints by step, oldest first."""
-        found = [(CHECKPOINT.fullmatch(p.name), p) for p in self.folder.iterdir() if p.is_dir()]
-        return sorted((int(match[1]), path) for match, path in found if match)
+        found = [(_step_of(CHECKPOINT, path), path) for path in self.folder.iterdir() if path.is_dir()]
+        return sorted((at, path) for at, path in found if at >= 0)
 
     def find(self, resume: str | None) -> Checkpoint | None:
         """Return the checkpoint that `resume` names, 'latest' or a folder; None if there is nothing to resume from."""
@@ -122,8 +136,14 @@ class Run:
         stale = [path for at, path in self.checkpoints() if at > step]
         stale += [path for at, path in self._words() if at > step]
         if checkpoint is None:
-            names = ("log.jsonl", "recipe.toml", *RESULTS, *self._pipeline())
+            names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
+            if not Path(recipe.output.logging_dir).is_absolute():
+                names.append(recipe.output.logging_dir)
             stale += [path for name in names if (path := self.folder / name).exists()]
+        else:
+            stale += [path for path in self.samples.glob("step-*.png") if _step_of(SAMPLE, path) > step]
+        if checkpoint is None or checkpoint.best is None:
+            stale += self.folder.glob(f"{BEST}.*")
         if stale:
             self._set_aside(stale)
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
@@ -141,8 +161,7 @@ class Run:
 
     def _words(self) -> list[tuple[int, Path]]:
         """Return the periodically written words by step."""
-        found = [(WORD.fullmatch(p.name), p) for p in self.folder.iterdir()]
-        return sorted((int(match[1]), path) for match, path in found if match)
+        return sorted((at, path) for path in self.folder.iterdir() if (at := _step_of(WORD, path)) >= 0)
 
     def _set_aside(self, paths: Sequence[Path]) -> None:
         """Move what an earlier run left out of the way; nothing is deleted."""
@@ -155,8 +174,13 @@ class Run:
         names = ", ".join(path.name for path in paths)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
 
-    def keep(self, step: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Path:
+    def keep(
+        self, step: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], best: Best | None = None
+    ) -> Path:
         """Write a checkpoint; it appears whole or not at all."""
+        if best:
+            arrays = {**arrays, **{f"{_BEST}{encoder}": rows for encoder, rows in best.rows.items()}}
+            facts = {**facts, "best": {"step": best.step, "loss": best.loss}}
         tensors = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
         words = json.dumps({"step": step, "version": __version__, **facts}, indent=1)
 
@@ -174,9 +198,16 @@ class Run:
 
     # Log
 
+    @property
+    def samples(self) -> Path:
+        """The folder of validation pictures."""
+        return self.folder / "samples"
+
     def report(self, progress: Progress) -> None:
         """Add a step to the log."""
         line = {"step": progress.step, "loss": dict(progress.loss), "lr": progress.lr, "seconds": progress.seconds}
+        line["fixed_draw_loss"] = dict(progress.fixed_draw_loss)
+        line = {name: value for name, value in line.items() if value != {}}
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -193,6 +224,16 @@ class Run:
         return lines
 
 
+_BEST = "best."
+"""What the names of the best rows begin with among a checkpoint's arrays."""
+
+
+def _step_of(pattern: re.Pattern[str], path: Path) -> int:
+    """Return the step that a file's name tells, -1 if it tells none."""
+    match = pattern.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; RunError says what is wrong with it."""
     try:
@@ -202,14 +243,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
             if not isinstance(facts[name], kind):
                 raise TypeError(f"{name} is {facts[name]!r}")
         int(facts["recipe"]["training"]["seed"])
-        return Checkpoint(int(facts["step"]), arrays, facts, path)
+        rows = {name.removeprefix(_BEST): arrays.pop(name) for name in list(arrays) if name.startswith(_BEST)}
+        best = Best(int(facts["best"]["step"]), float(facts["best"]["loss"]), rows) if "best" in facts else None
+        return Checkpoint(int(facts["step"]), arrays, facts, path, best)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
 
 
 def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     """Raise RunError naming both values if a resumed run would not be the same run; say what else changed."""
-    old, new = _flat(checkpoint.facts["recipe"]), _flat(facts["recipe"])
+    old, new = flat(checkpoint.facts["recipe"]), flat(facts["recipe"])
     changed = {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
     fixed = {k: v for k, v in changed.items() if k not in FREE_FIELDS and k.partition(".")[0] not in FREE}
     if checkpoint.facts["batch"] != facts["batch"]:
@@ -233,14 +276,3 @@ def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
             *changed["schedule.steps"],
             new["schedule.lr_scheduler"],
         )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one, keys joined by dots."""
-    if isinstance(values, Mapping):
-        items = list(values.items())
-    elif isinstance(values, list):
-        items = [(str(i), v) for i, v in enumerate(values)]
-    else:
-        return {prefix: values}
-    return {k: v for name, inner in items for k, v in _flat(inner, f"{prefix}.{name}".lstrip(".")).items()}

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import logging
-import math
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pseudoword import engines, families, formats, hub, methods, schedules, toybox
+from pseudoword import engines, formats, hub, schedules
 from pseudoword.batch import Draw
 from pseudoword.concept import Concept
-from pseudoword.contracts import Engine, Family, NonFiniteLoss
-from pseudoword.data import examples, folder
-from pseudoword.data.dataset import Dataset, TextualInversionDataset
-from pseudoword.data.folder import Picture
-from pseudoword.errors import RecipeError, RunError, TrainingStopped
-from pseudoword.families.locate import locate
-from pseudoword.placeholder import vector_tokens
+from pseudoword.contracts import Engine, NonFiniteLoss
+from pseudoword.data.dataset import Dataset
+from pseudoword.errors import RunError, TrainingStopped
+from pseudoword.evaluate.validator import Validator
+from pseudoword.job import Job, in_steps, prepare
 from pseudoword.progress import Progress
-from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
-from pseudoword.run import Checkpoint, Run, refuse_changes
+from pseudoword.recipe import Recipe
+from pseudoword.run import BEST, Run
+from pseudoword.tracking import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -52,71 +45,48 @@ def train(
     """
     engine: Engine = engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
     with _opened(engine, recipe) as run:
-        # What an earlier part of this run decided, and the pictures: both before any weight is loaded.
-        checkpoint = engine.on_main(lambda: run.find(resume))
-        recipe, seed = _seeded(engine, recipe, checkpoint)
-        [wanted] = recipe.concepts
-        pictures = folder.scan(wanted.pictures, recursive=recipe.data.recursive) if dataset is None else None
-        batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
-        facts = _facts(recipe, pictures or dataset, batch, engine.arithmetic())
-        if checkpoint:
-            refuse_changes(checkpoint, facts)
-
-        # The frozen base, the word with its starting rows, and what it is learned from.
-        family: Family = families.part(recipe.base.family, recipe.engine.engine).FAMILY.load(
-            locate(recipe.base, toybox.BASES)
-        )
-        rows = _starting_rows(family, wanted)
-        engine.prepare(family)
-        engine.start(family, methods.build(recipe.method), {wanted.token: rows})
-        if checkpoint:
-            engine.restore(checkpoint.step, checkpoint.arrays)
-        data = dataset if dataset is not None else _dataset(family, recipe, wanted, pictures)
-        source = examples.prepare(
-            data,
-            family.vocabularies,
-            vector_tokens(wanted.token, wanted.num_vectors),
-            family.encode_images,
-            seed=seed,
-            workers=recipe.data.workers,
-        )
-        if isinstance(source, examples.Cached):
-            family.leave_vae()
+        job = prepare(engine, run, recipe, dataset, resume)
+        recipe, source, start, steps = job.recipe, job.source, engine.step_number, job.steps
 
         # Every step is a function of its number: the learning rate, the draws, and so the batch.
-        start, steps = engine.step_number, _steps(recipe, data, engine.processes)
         shares = engine.shares(recipe.training.batch_size, recipe.training.gradient_accumulation_steps)
-        peak = recipe.schedule.learning_rate * (batch if recipe.schedule.scale_lr else 1)
-        batches = source.batches(_draws(range(start, steps), shares, batch, seed, wanted.token, source, family))
-        engine.on_main(lambda: run.begin(recipe, checkpoint))
-        if start < steps:
-            log.info("Training %s: steps %d to %d, %d pictures a step", wanted.token, start + 1, steps, batch)
-        else:
-            log.info("Nothing left to train: %d of %d steps are done; writing the outputs again", start, steps)
+        peak = recipe.schedule.learning_rate * (job.batch if recipe.schedule.scale_lr else 1)
+        batches = source.batches(_draws(range(start, steps), shares, job))
+        validator = _validator(engine, run, job)
+        with _tracked(engine, run, recipe, start) as trackers:
+            if start < steps:
+                log.info("Training %s: steps %d to %d, %d pictures a step", job.token, start + 1, steps, job.batch)
+            else:
+                log.info("Nothing left to train: %d of %d steps are done; writing the outputs again", start, steps)
+            _look(engine, run, job, validator, trackers)
 
-        for step in range(start, steps):
-            began = time.perf_counter()
-            lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
-            try:
-                loss = engine.step(list(islice(batches, len(shares))), lr)
-            except NonFiniteLoss as error:
-                raise _stopped(run, error, recipe) from error
-            progress = Progress(step + 1, steps, loss, lr, time.perf_counter() - began)
-            if engine.is_main:
-                run.report(progress)
-            stopping = stop is not None and engine.any(stop()) and step + 1 < steps
-            if stopping or _is_due(recipe, progress):
-                kept = engine.on_main(lambda done=progress, now=stopping: _keep(run, engine, recipe, facts, done, now))
-                progress = dataclasses.replace(progress, saved=kept)
-            yield progress
-            if stopping:
-                return
+            for step in range(start, steps):
+                began = time.perf_counter()
+                lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
+                try:
+                    loss = engine.step(list(islice(batches, len(shares))), lr)
+                except NonFiniteLoss as error:
+                    raise _stopped(run, error, recipe) from error
+                seconds = time.perf_counter() - began
+                stopping = stop is not None and engine.any(stop()) and step + 1 < steps
 
-        word = _concept(recipe, engine.rows()[wanted.token], max(start, steps))
-        engine.on_main(lambda: _finish(run, family, recipe, word, batch))
+                # What it left: numbers in the log, files that are due, then pictures, whose making takes longest.
+                progress = Progress(step + 1, steps, loss, lr, seconds, fixed_draw_loss=validator.measure(step + 1))
+                if engine.is_main:
+                    run.report(progress)
+                saved = _keep(engine, run, job, validator, progress, stopping)
+                pictures = () if stopping else validator.sample(step + 1)
+                progress = dataclasses.replace(progress, saved=saved, pictures=pictures)
+                _track(trackers, validator, progress)
+                yield progress
+                if stopping:
+                    return
+
+        word = job.concept(engine.rows()[job.token], max(start, steps))
+        engine.on_main(lambda: _finish(run, job, word, validator))
 
 
-# Before the loop
+# Around the loop
 
 
 @contextmanager
@@ -137,165 +107,117 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
         run.close()
 
 
-def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tuple[Recipe, int]:
-    """Return the recipe with a seed, and the seed: its own, the resumed run's, or a new one."""
-    seed = recipe.training.seed
-    if seed is None:
-        seed = checkpoint.seed if checkpoint else engine.on_main(lambda: secrets.randbelow(2**32))
-    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)), seed
-
-
-def _facts(
-    recipe: Recipe, data: list[Picture] | Dataset | None, batch: int, arithmetic: dict[str, str]
-) -> dict[str, Any]:
-    """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
-    data = data.pictures if isinstance(data, TextualInversionDataset) else data
-    if isinstance(data, list):
-        pictures = [f"{picture.path.name} {picture.sha256[:16]}" for picture in data]
-    else:
-        pictures = [f"{type(data).__name__} of {len(data or ())}"]
-    arithmetic = {**arithmetic, "micro-batch": str(recipe.training.batch_size)}
-    return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
-
-
-def _without_paths(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's values, a base in a folder by its name: the rest of its path is about a disk."""
-    values = recipe.to_dict()
-    if Path(recipe.base.model).expanduser().is_dir():
-        values["base"]["model"] = Path(recipe.base.model).expanduser().resolve().name
-    return values
-
-
-def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
-    """Lend the word to the family's vocabularies and return its starting rows from the initializer."""
-    file = Path(wanted.initializer).expanduser()
-    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
-    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
-    earlier = formats.read(file) if file.suffix in formats.SUFFIXES or is_folder else None
-    rows = {}
-    for encoder, vocabulary in family.vocabularies.items():
-        vocabulary.lend(wanted.token, wanted.num_vectors)
-        if earlier is None:
-            rows[encoder], how = vocabulary.initial_rows(wanted.initializer, wanted.num_vectors)
-            log.info("%s: %s", wanted.token, how)
-            continue
-        rows[encoder] = vocabulary.rows_of(earlier, encoder)
-        if earlier.num_vectors != wanted.num_vectors:
-            raise RecipeError(
-                f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
-                f"but num_vectors is {wanted.num_vectors}; make them equal."
-            )
-        log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
-    return rows
-
-
-def _dataset(
-    family: Family, recipe: Recipe, wanted: ConceptRecipe, pictures: list[Picture] | None
-) -> TextualInversionDataset:
-    """Return the concept's pictures at the run's resolution."""
-    size = recipe.data.resolution or family.resolution
-    if size % family.latent_factor:
-        raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
-    small = [picture.path.name for picture in pictures or () if min(picture.size) < size]
-    if small:
-        log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", size, ", ".join(small))
-    return TextualInversionDataset(
-        wanted.pictures,
-        tokenizer=None,
-        learnable_property=wanted.property,
-        size=size,
-        repeats=recipe.data.repeats,
-        flip_p=recipe.data.flip_p,
-        placeholder_token=wanted.token,
-        center_crop=recipe.data.fit == "crop",
-        pictures=pictures,
-    )
-
-
-def _steps(recipe: Recipe, data: Dataset, processes: int) -> int:
-    """Return the run's length in optimizer steps."""
-    number, unit = parse_steps(recipe.schedule.steps)
-    if unit == "steps":
-        return number
-    micro_batches = math.ceil(len(data) / (recipe.training.batch_size * processes))
-    return number * math.ceil(micro_batches / recipe.training.gradient_accumulation_steps)
-
-
-def _draws(
-    steps: range,
-    shares: list[list[int]],
-    batch: int,
-    seed: int,
-    token: str,
-    source: examples.Cached | examples.Streamed,
-    family: Family,
-) -> Iterator[Draw]:
+def _draws(steps: range, shares: list[list[int]], job: Job) -> Iterator[Draw]:
     """Yield the draw of every micro-batch of this process, in the order of training."""
     for step in steps:
         for share in shares:
             yield schedules.draw(
-                seed,
-                token,
+                job.seed,
+                job.token,
                 step,
                 share,
-                batch,
-                num_pictures=source.num_pictures,
-                flip_p=source.flip_p,
-                num_timesteps=family.num_timesteps,
-                latent_shape=source.latent_shape,
+                job.batch,
+                num_pictures=job.source.num_pictures,
+                flip_p=job.source.flip_p,
+                num_timesteps=job.family.num_timesteps,
+                latent_shape=job.source.latent_shape,
             )
+
+
+def _validator(engine: Engine, run: Run, job: Job) -> Validator:
+    """Return what looks at the word along the way, with the best step that a resumed run knew."""
+    every = in_steps(job.recipe.validation.validation_steps, job.recipe, job.data, engine.processes)
+    validator = Validator(engine, job.family, job.recipe, job.source, run, seed=job.seed, steps=job.steps, every=every)
+    validator.best = job.checkpoint.best if job.checkpoint else None
+    return validator
+
+
+@contextmanager
+def _tracked(engine: Engine, run: Run, recipe: Recipe, start: int) -> Iterator[Trackers]:
+    """Hold the recipe's trackers open on the main process; on the others there are none."""
+    trackers = Trackers(recipe, run.folder, start)
+    engine.on_main(trackers.start)
+    try:
+        yield trackers
+    finally:
+        trackers.close()
+
+
+def _look(engine: Engine, run: Run, job: Job, validator: Validator, trackers: Trackers) -> None:
+    """Look at the word as training finds it, and leave on disk what a resumed run knew of the best step."""
+    start = engine.step_number
+    loss = {} if start else validator.measure(0)
+    before = Progress(start, job.steps, {}, 0.0, 0.0, fixed_draw_loss=loss)
+    if loss:
+        log.info("Fixed-draw loss before training: %.4f", loss[job.token])
+        engine.on_main(lambda: run.report(before))
+    if loss or start:  # on every process alike; only the main one knows the best
+        engine.on_main(lambda: _write_best(run, job, validator))
+    _track(trackers, validator, dataclasses.replace(before, pictures=validator.sample(start)))
 
 
 # During and after it
 
 
-def _is_due(recipe: Recipe, progress: Progress) -> bool:
-    """Whether this step leaves files; the last always leaves a checkpoint, so that a finished run can go on."""
-    every = (recipe.output.save_steps, recipe.output.checkpointing_steps)
-    return progress.step == progress.steps or any(progress.step % steps == 0 for steps in every)
-
-
 def _keep(
-    run: Run, engine: Engine, recipe: Recipe, facts: dict[str, Any], progress: Progress, stopping: bool
+    engine: Engine, run: Run, job: Job, validator: Validator, progress: Progress, stopping: bool
 ) -> tuple[Path, ...]:
-    """Write what is due after this step, a checkpoint in any case if it is the last for now, and return where."""
-    step, output, kept = progress.step, recipe.output, []
-    if step % output.save_steps == 0:
-        [(_, rows)] = engine.rows().items()
-        path = run.folder / f"learned_embeds-steps-{step}{output.suffix}"
-        kept.append(formats.write_file(_concept(recipe, rows, step), path))
-    if stopping or step % output.checkpointing_steps == 0 or step == progress.steps:
-        kept.append(run.keep(step, engine.snapshot(), facts))
-        run.rotate(output.checkpoints_total_limit)
-    return tuple(kept)
+    """Write what is due after this step and return where; the last, for now or for good, leaves a checkpoint."""
+    step, output = progress.step, job.recipe.output
+    checkpointing = stopping or step % output.checkpointing_steps == 0 or step == progress.steps
+    if not (checkpointing or progress.fixed_draw_loss or step % output.save_steps == 0):
+        return ()
+
+    def write() -> tuple[Path, ...]:
+        kept = []
+        if validator.best and validator.best.step == step:
+            kept += _write_best(run, job, validator)
+        if step % output.save_steps == 0:
+            path = run.folder / f"learned_embeds-steps-{step}{output.suffix}"
+            kept.append(formats.write_file(job.concept(engine.rows()[job.token], step), path))
+        if checkpointing:
+            kept.append(run.keep(step, engine.snapshot(), job.facts, validator.best))
+            run.rotate(output.checkpoints_total_limit)
+        return tuple(kept)
+
+    return engine.on_main(write)
 
 
-def _concept(recipe: Recipe, rows: dict[str, np.ndarray], step: int) -> Concept:
-    """Return the learned word with what its file should say."""
-    [wanted] = recipe.concepts
-    told = _without_paths(recipe)
-    told = {section: told[section] for section in ("base", "method", "training", "schedule", "data")}
-    return Concept(
-        token=wanted.token,
-        rows=rows,
-        property=wanted.property,
-        base=told["base"]["model"],
-        steps=step,
-        metadata={"initializer": wanted.initializer, "recipe": json.dumps(told)},
-    )
+def _write_best(run: Run, job: Job, validator: Validator) -> list[Path]:
+    """Write the word as it was when its fixed-draw loss was lowest so far, if that is known."""
+    if validator.best is None:
+        return []
+    path = run.folder / f"{BEST}{job.recipe.output.suffix}"
+    return [formats.write_file(job.concept(validator.best.rows, validator.best.step), path)]
 
 
-def _finish(run: Run, family: Family, recipe: Recipe, concept: Concept, batch: int) -> None:
-    """Write the learned word for every reader."""
+def _track(trackers: Trackers, validator: Validator, progress: Progress) -> None:
+    """Let the trackers have a step's numbers and pictures."""
+    trackers.report(progress)
+    if progress.pictures and trackers.open:
+        pictures = validator.samples.pictures(progress.step)
+        trackers.show(progress.step, list(zip(validator.options.validation_prompts, pictures, strict=True)))
+
+
+def _finish(run: Run, job: Job, concept: Concept, validator: Validator) -> None:
+    """Write the learned word for every reader, and say which step was best."""
+    recipe = job.recipe
     formats.write_folder(concept, run.folder, safetensors=recipe.output.safe_serialization)
     exports, stem = run.folder / "exports", formats.stem_of(concept.token)
     exports.mkdir(exist_ok=True)
     for suffix in formats.SUFFIXES:
         (exports / f"{stem}{suffix}").unlink(missing_ok=True)  # of another choice of safe_serialization
     formats.write_file(concept, exports / f"{stem}{recipe.output.suffix}", "kohya")
-    hub.write_card(concept, recipe, batch, run.folder)
+    if validator.options.validation_prompts:
+        validator.samples.strip()
+    hub.write_card(concept, recipe, job.batch, run.folder)
     if recipe.output.full_pipeline:
-        family.with_words([concept]).save_pretrained(run.folder)
+        job.family.with_words([concept]).save_pretrained(run.folder)
+    best = validator.best
+    if best and best.step != job.steps:
+        at = f"after step {best.step}" if best.step else "before training"
+        name = f"{BEST}{recipe.output.suffix}"
+        log.info("The fixed-draw loss was lowest %s (%.4f); that word is in %s.", at, best.loss, name)
 
 
 def _stopped(run: Run, error: NonFiniteLoss, recipe: Recipe) -> TrainingStopped:

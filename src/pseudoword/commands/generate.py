@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import BaseModel
+from pseudoword.recipe import BaseModel, Sampler
 
 EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
 
@@ -32,7 +32,9 @@ class Options:
     seed: int = 0
     """Seed of the first picture."""
     num_inference_steps: int = 25
-    """Denoising steps (DPM-Solver++ 2M)."""
+    """Denoising steps."""
+    sampler: Sampler = "dpm++"
+    """How the pictures are sampled; 'dpm++' (DPM-Solver++ 2M) needs few steps."""
     guidance_scale: float = 7.5
     """Weight of the prompt against the negative prompt; 1 turns guidance off."""
     resolution: int = 0
@@ -58,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword import formats, generate
+    from pseudoword import formats, generate, sheets
 
     concepts = [formats.read(path) for path in options.embeds]
     family = generate.load(options.base)
@@ -67,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         seed=options.seed,
         steps=options.num_inference_steps,
         guidance_scale=options.guidance_scale,
+        sampler=options.sampler,
         resolution=options.resolution or None,
     )
     seeds = [options.seed + i for _ in options.prompt for i in range(options.num_images)]
@@ -75,11 +78,11 @@ def run(arguments: Sequence[str]) -> int:
     )
     told = [{"prompt": prompt, "seed": str(seed)} for prompt, seed in zip(prompts, seeds, strict=True)]
     if options.grid:
-        pictures = [generate.grid(pictures, options.num_images)]
+        pictures = [sheets.grid(pictures, options.num_images)]
         told = [{"prompt": "\n".join(options.prompt), "seed": str(options.seed)}]
     more = {"negative_prompt": options.negative_prompt, "base": options.base.model, "embeds": ", ".join(options.embeds)}
     for picture, path, own in zip(pictures, _paths(output, len(pictures)), told, strict=True):
-        print(generate.save(picture, path, {**own, **{k: v for k, v in more.items() if v}}))
+        print(sheets.save(picture, path, {**own, **{k: v for k, v in more.items() if v}}))
     return 0
 
 

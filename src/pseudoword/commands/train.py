@@ -12,7 +12,17 @@ import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.methods import OPTIONS
-from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
+from pseudoword.recipe import (
+    BaseModel,
+    ConceptRecipe,
+    Data,
+    EngineRecipe,
+    Output,
+    Recipe,
+    Schedule,
+    Training,
+    Validation,
+)
 
 EXAMPLE = "pseudoword train --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy --folder cat-run"
 
@@ -34,6 +44,7 @@ class Options(Generic[M]):
     training: Training = field(default_factory=Training)
     schedule: Schedule = field(default_factory=Schedule)
     engine: EngineRecipe = field(default_factory=EngineRecipe)
+    validation: Validation = field(default_factory=Validation)
     output: Output = field(default_factory=Output)
     method: str = "classic"
     """How the word's rows are parametrised and updated; decides which options it has."""
@@ -87,7 +98,7 @@ def recipe_of(options: Options[Any]) -> Recipe:
     return Recipe(concepts=(options.concept,), method=options.method_options, **sections)
 
 
-SECTIONS = ("base", "data", "training", "schedule", "engine", "output")
+SECTIONS = ("base", "data", "training", "schedule", "engine", "validation", "output")
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

@@ -21,6 +21,7 @@ from pseudoword import objectives
 from pseudoword.batch import Batch, Draw
 from pseudoword.contracts import Family, Method, NonFiniteLoss
 from pseudoword.errors import RecipeError, RunError, TrainingStopped
+from pseudoword.families import memory
 from pseudoword.recipe import EngineRecipe
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,9 @@ class TorchEngine:
             try:
                 loss = self._loss(leaves, batch, draw) * (len(batch.concept) / pictures)
                 found = torch.autograd.grad(loss.sum() * self.loss_scale, flat)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not memory.is_full(error):
+                    raise
                 self._halve(len(batch.concept))
                 waiting = [part for pair in waiting for part in _parts(pair, self.largest)]
                 continue
@@ -177,8 +180,7 @@ class TorchEngine:
             )
         self.largest = size // 2
         log.warning("Out of memory with %d pictures at once; going on with %d, the same step.", size, self.largest)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        memory.empty_cache()
 
     def _loss(self, params: Sequence[Params], batch: Batch, draw: Draw) -> Float[torch.Tensor, " concepts"]:
         """Return each concept's mean squared error over its pictures in this micro-batch (Gal et al. 2022, eq. 2)."""
@@ -213,9 +215,13 @@ class TorchEngine:
             self.loss_scale *= 2
 
     @torch.no_grad()
-    def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> float:
-        """Return the mean loss over given draws without training: comparable between steps and runs."""
-        return torch.stack([self._loss(self.params, *pair).mean() for pair in batches]).mean().item()
+    def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> dict[str, float]:
+        """Return each concept's mean loss over given draws without training: comparable between steps and runs."""
+        parts = [part for pair in batches for part in _parts(pair, self.largest)]
+        pictures = sum(len(batch.concept) for batch, _ in parts)
+        with _tf32(self.options.allow_tf32):
+            losses = [self._loss(self.params, *part) * (len(part[0].concept) / pictures) for part in parts]
+        return dict(zip(self.tokens, torch.stack(losses).sum(0).tolist(), strict=True))
 
     # State
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from pseudoword import engines, methods, schedules
+from pseudoword.batch import Batch, Draw
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
@@ -36,22 +37,29 @@ def fixed_draw_loss(
             pictures, family.vocabularies, concept.tokens, family.encode_images, seed=seed, workers=0
         )
         engine.start(family, methods.build(ClassicOptions()), {concept.token: concept.rows})
-        batches = -(-num_draws // BATCH)
-        draws = [
-            schedules.draw(
-                seed,
-                concept.token,
-                FIRST_STEP + i,
-                range(BATCH),
-                BATCH,
-                num_pictures=source.num_pictures,
-                flip_p=source.flip_p,
-                num_timesteps=family.num_timesteps,
-                latent_shape=source.latent_shape,
-            )
-            for i in range(batches)
-        ]
-        spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
-        timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
-        even = (dataclasses.replace(draw, timestep=own) for draw, own in zip(draws, timesteps, strict=True))
-        return engine.fixed_loss(list(source.batches(even)))
+        return engine.fixed_loss(fixed_draws(source, family, concept.token, num_draws, seed))[concept.token]
+
+
+def fixed_draws(
+    source: examples.Cached | examples.Streamed, family: Family, token: str, num_draws: int, seed: int
+) -> list[tuple[Batch, Draw]]:
+    """Return at least `num_draws` of a word's examples with noise at timesteps spread evenly over all there are."""
+    batches = -(-num_draws // BATCH)
+    draws = [
+        schedules.draw(
+            seed,
+            token,
+            FIRST_STEP + i,
+            range(BATCH),
+            BATCH,
+            num_pictures=source.num_pictures,
+            flip_p=source.flip_p,
+            num_timesteps=family.num_timesteps,
+            latent_shape=source.latent_shape,
+        )
+        for i in range(batches)
+    ]
+    spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
+    timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
+    even = (dataclasses.replace(draw, timestep=own) for draw, own in zip(draws, timesteps, strict=True))
+    return list(source.batches(even))

@@ -13,20 +13,21 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
-    DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import nn
 from transformers import CLIPTextModel
 
 from pseudoword import objectives
 from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.errors import RecipeError
+from pseudoword.families import samplers
 from pseudoword.families.lookup import lent
 from pseudoword.families.sd.words import load_tokenizer
-from pseudoword.recipe import BaseModel
+from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -208,19 +209,34 @@ class StableDiffusion:
         pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
         return pipeline
 
-    def pipeline(self) -> StableDiffusionPipeline:
-        """Return a diffusers pipeline of these very modules that samples with DPM-Solver++ 2M (Lu et al. 2022)."""
-        scheduler = DPMSolverMultistepScheduler.from_config(self.scheduler.config, prediction_type=self.prediction_type)
+    def pipeline(self, sampler: Sampler = "dpm++") -> StableDiffusionPipeline:
+        """Return a diffusers pipeline of these very modules with one of the samplers, for `prompt_inputs` alone.
+
+        It has no text encoder: diffusers would cast prompts to that one's precision, and the UNet's may be another.
+        """
         return StableDiffusionPipeline(
-            tokenizer=self.vocabularies[self.encoder].tokenizer,
-            text_encoder=self.text_encoder,
+            tokenizer=cast(Any, None),
+            text_encoder=cast(Any, None),
             vae=self.vae,
             unet=self.unet,
-            scheduler=cast(Any, scheduler),
+            scheduler=samplers.scheduler(sampler, self.scheduler, self.prediction_type),
             safety_checker=cast(Any, None),
             feature_extractor=cast(Any, None),
             requires_safety_checker=False,
         )
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> list[Image.Image]:
+        """Return the pictures of latents, one after the other; the VAE comes to them, and goes back where it was."""
+        home, dtype = self.vae.device, self.vae.dtype
+        self.vae.to(device=latents.device)
+        try:
+            unscaled = latents.to(dtype) / self.vae.config["scaling_factor"]
+            values = torch.cat([self.vae.decode(one).sample.float().cpu() for one in unscaled.split(1)])
+        finally:
+            self.vae.to(device=home)
+        eight = ((values / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return [Image.fromarray(one) for one in eight.numpy()]
 
 
 def _load_text_encoder(base: BaseModel) -> CLIPTextModel:

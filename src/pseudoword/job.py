@@ -1,0 +1,185 @@
+"""A job: a recipe with its base loaded and its pictures encoded, ready to train."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pseudoword import families, formats, methods, toybox, tracking
+from pseudoword.concept import Concept
+from pseudoword.contracts import Engine, Family
+from pseudoword.data import examples, folder
+from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.data.folder import Picture
+from pseudoword.errors import RecipeError
+from pseudoword.families.locate import locate
+from pseudoword.placeholder import vector_tokens
+from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
+from pseudoword.run import Checkpoint, Run, refuse_changes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run needs besides its engine and folder, ready to train."""
+
+    recipe: Recipe
+    seed: int
+    checkpoint: Checkpoint | None
+    facts: dict[str, Any]
+    """What a checkpoint says besides its numbers."""
+    family: Family
+    data: Dataset
+    source: examples.Cached | examples.Streamed
+    batch: int
+    """Pictures of a step, over all micro-batches and processes."""
+    steps: int
+
+    @property
+    def token(self) -> str:
+        """The word to learn."""
+        return self.recipe.concepts[0].token
+
+    def concept(self, rows: Mapping[str, np.ndarray], step: int) -> Concept:
+        """Return the word as it is after a step, with what its file should say."""
+        [wanted] = self.recipe.concepts
+        told = _without_paths(self.recipe)
+        told = {section: told[section] for section in ("base", "method", "training", "schedule", "data")}
+        return Concept(
+            token=wanted.token,
+            rows=rows,
+            property=wanted.property,
+            base=told["base"]["model"],
+            steps=step,
+            metadata={"initializer": wanted.initializer, "recipe": json.dumps(told)},
+        )
+
+
+def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, resume: str | None) -> Job:
+    """Find what an earlier part of the run decided, load the base, and encode what the word is learned from."""
+    tracking.check(recipe.output.report_to)
+    checkpoint = engine.on_main(lambda: run.find(resume))
+    recipe, seed = _seeded(engine, recipe, checkpoint)
+    [wanted] = recipe.concepts
+    pictures = folder.scan(wanted.pictures, recursive=recipe.data.recursive) if dataset is None else None
+    batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
+    facts = _facts(recipe, pictures or dataset, batch, engine.arithmetic())
+    if checkpoint:
+        refuse_changes(checkpoint, facts)
+
+    family: Family = families.part(recipe.base.family, recipe.engine.engine).FAMILY.load(
+        locate(recipe.base, toybox.BASES)
+    )
+    rows = _starting_rows(family, wanted)
+    engine.prepare(family)
+    engine.start(family, methods.build(recipe.method), {wanted.token: rows})
+    if checkpoint:
+        engine.restore(checkpoint.step, checkpoint.arrays)
+    data = dataset if dataset is not None else _dataset(family, recipe, wanted, pictures)
+    source = examples.prepare(
+        data,
+        family.vocabularies,
+        vector_tokens(wanted.token, wanted.num_vectors),
+        family.encode_images,
+        seed=seed,
+        workers=recipe.data.workers,
+    )
+    if isinstance(source, examples.Cached):
+        family.leave_vae()
+    engine.on_main(lambda: run.begin(recipe, checkpoint))
+    steps = in_steps(recipe.schedule.steps, recipe, data, engine.processes)
+    return Job(recipe, seed, checkpoint, facts, family, data, source, batch, steps)
+
+
+def in_steps(length: str, recipe: Recipe, data: Dataset, processes: int) -> int:
+    """Return a length of steps or epochs in optimizer steps."""
+    number, unit = parse_steps(length)
+    if unit == "steps":
+        return number
+    micro_batches = math.ceil(len(data) / (recipe.training.batch_size * processes))
+    return number * math.ceil(micro_batches / recipe.training.gradient_accumulation_steps)
+
+
+def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tuple[Recipe, int]:
+    """Return the recipe with a seed, and the seed: its own, the resumed run's, or a new one."""
+    seed = recipe.training.seed
+    if seed is None:
+        seed = checkpoint.seed if checkpoint else engine.on_main(lambda: secrets.randbelow(2**32))
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)), seed
+
+
+def _facts(
+    recipe: Recipe, data: list[Picture] | Dataset | None, batch: int, arithmetic: dict[str, str]
+) -> dict[str, Any]:
+    """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
+    data = data.pictures if isinstance(data, TextualInversionDataset) else data
+    if isinstance(data, list):
+        pictures = [f"{picture.path.name} {picture.sha256[:16]}" for picture in data]
+    else:
+        pictures = [f"{type(data).__name__} of {len(data or ())}"]
+    arithmetic = {**arithmetic, "micro-batch": str(recipe.training.batch_size)}
+    return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
+
+
+def _without_paths(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's values, a base in a folder by its name: the rest of its path is about a disk."""
+    values = recipe.to_dict()
+    if Path(recipe.base.model).expanduser().is_dir():
+        values["base"]["model"] = Path(recipe.base.model).expanduser().resolve().name
+    return values
+
+
+def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
+    """Lend the word to the family's vocabularies and return its starting rows from the initializer."""
+    file = Path(wanted.initializer).expanduser()
+    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
+    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
+    earlier = formats.read(file) if file.suffix in formats.SUFFIXES or is_folder else None
+    rows = {}
+    for encoder, vocabulary in family.vocabularies.items():
+        vocabulary.lend(wanted.token, wanted.num_vectors)
+        if earlier is None:
+            rows[encoder], how = vocabulary.initial_rows(wanted.initializer, wanted.num_vectors)
+            log.info("%s: %s", wanted.token, how)
+            continue
+        rows[encoder] = vocabulary.rows_of(earlier, encoder)
+        if earlier.num_vectors != wanted.num_vectors:
+            raise RecipeError(
+                f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
+                f"but num_vectors is {wanted.num_vectors}; make them equal."
+            )
+        log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
+    return rows
+
+
+def _dataset(
+    family: Family, recipe: Recipe, wanted: ConceptRecipe, pictures: list[Picture] | None
+) -> TextualInversionDataset:
+    """Return the concept's pictures at the run's resolution."""
+    size = recipe.data.resolution or family.resolution
+    if size % family.latent_factor:
+        raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
+    small = [picture.path.name for picture in pictures or () if min(picture.size) < size]
+    if small:
+        log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", size, ", ".join(small))
+    return TextualInversionDataset(
+        wanted.pictures,
+        tokenizer=None,
+        learnable_property=wanted.property,
+        size=size,
+        repeats=recipe.data.repeats,
+        flip_p=recipe.data.flip_p,
+        placeholder_token=wanted.token,
+        center_crop=recipe.data.fit == "crop",
+        pictures=pictures,
+    )
