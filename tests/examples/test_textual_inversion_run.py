@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 
 from pseudoword import Concept, watch
 from pseudoword.families.sd.torch import StableDiffusion
@@ -84,7 +85,15 @@ def test_local_rank_is_accepted_and_left_to_the_launcher(script: ModuleType, arg
 
 def test_output_dir_has_the_word_for_every_reader(script: ModuleType, argv: Argv, learn: Learn, tmp_path: Path):
     word = {"learned_embeds.safetensors", "learned_embeds.bin", "token_identifier.txt", "type_of_concept.txt"}
-    run = {"recipe.toml", "log.jsonl", "README.md", "exports", "checkpoint-3"}
+    run = {
+        "recipe.toml",
+        "log.jsonl",
+        "README.md",
+        "exports",
+        "checkpoint-3",
+        "learned_embeds-best.safetensors",
+        "logs",
+    }
     assert learn(output_dir=tmp_path).files - {".lock"} == word | run
     assert script.recipe_of(script.parse_args(argv())).output.folder == "text-inversion-model"
 
@@ -147,6 +156,52 @@ def test_no_safe_serialization_writes_bin_alone(learn: Learn, base: Path, no_saf
     pipeline.load_textual_inversion(str(run.folder))
     row = pipeline.text_encoder.get_input_embeddings().weight[pipeline.tokenizer.convert_tokens_to_ids(TOKEN)]
     assert np.array_equal(row.detach().numpy()[None], run.rows)
+
+
+# What is looked at along the way
+
+SEEN = {"validation_prompt": f"a {TOKEN}", "num_validation_images": 2, "validation_steps": 2}
+
+
+def pictures_of(run: Learned) -> list[str]:
+    return sorted(path.name for path in (run.folder / "samples").glob("step-*"))
+
+
+def test_validation_prompt_is_sampled_before_on_the_way_and_after(learn: Learn):
+    run = learn(**SEEN)
+    assert pictures_of(run) == ["step-000000.png", "step-000002.png", "step-000003.png"]
+    assert np.array_equal(run.rows, learn().rows)
+    assert not (learn().folder / "samples").exists()
+    with Image.open(run.folder / "samples" / "step-000000.png") as grid:
+        assert grid.info["prompt"] == f"a {TOKEN}"
+        assert grid.info["seed"] == "7", "the run's own"
+
+
+def test_num_validation_images_is_how_many(learn: Learn):
+    with Image.open(learn(**SEEN).folder / "samples" / "step-000000.png") as grid:
+        assert grid.size == (2 * 20 - 4, 16)
+
+
+def test_validation_steps_is_how_often(learn: Learn, refused: Refused):
+    assert pictures_of(learn(**{**SEEN, "validation_steps": 1})) == [f"step-00000{i}.png" for i in range(4)]
+    assert "validation_steps must be a positive number" in refused(validation_steps=0)
+
+
+def test_validation_epochs_counts_epochs(learn: Learn):
+    # Three pictures once in batches of two are two steps an epoch.
+    run = learn(**{**SEEN, "validation_steps": 100}, validation_epochs=1, repeats=1)
+    assert pictures_of(run) == ["step-000000.png", "step-000002.png", "step-000003.png"]
+
+
+def test_report_to_and_logging_dir_are_the_trackers(learn: Learn, refused: Refused):
+    [events] = (learn().folder / "logs" / "textual_inversion").glob("events.out.tfevents.*")
+    assert b"fixed_draw_loss" in events.read_bytes()
+    assert "logs" not in learn(report_to="none").files
+    assert "The tracker 'mlflow' is not installed: pip install mlflow" in refused(report_to="mlflow")
+
+
+def test_logging_dir_is_inside_the_output_folder(learn: Learn):
+    assert "boards" in learn(logging_dir="boards").files
 
 
 # What is refused, and how it ends
