@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -181,7 +182,6 @@ def test_the_real_packages_take_what_they_are_given(make_recipe: MakeRecipe, tmp
     added = tmp_path / "packages"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(added)]
     subprocess.run([*pip, "wandb", "trackio", "comet-ml"], check=True, timeout=600)
-    list(train(make_recipe(report_to="none", steps="1", folder=str(tmp_path / "recipe"))))
     for name in ("wandb", "trackio", "comet_ml"):
         file, folder = tmp_path / f"{name}.toml", tmp_path / name
         list(train(make_recipe(folder=str(folder), **LOOKING)))
@@ -189,7 +189,7 @@ def test_the_real_packages_take_what_they_are_given(make_recipe: MakeRecipe, tmp
         file.write_text(text.replace(str(folder), str(folder / "again")))
         (folder / "again").mkdir()
         environment = {
-            "PATH": "",
+            **os.environ,
             "HOME": str(tmp_path),
             "PYTHONPATH": f"{':'.join(sys.path)}:{added}",
             "WANDB_MODE": "offline",
