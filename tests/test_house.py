@@ -27,7 +27,7 @@ LAYERS = [
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk"},
     {"concept", "recipe", "batch", "contracts", "progress"},
-    {"placeholder"},
+    {"placeholder", "settings"},
     {"errors"},
 ]
 """Rooms, from the roof down: a room imports from rooms below its own layer."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Optional, Protocol
+from typing import Any, Literal, Optional
 
 from pseudoword.errors import RecipeError
 from pseudoword.placeholder import check_token
+from pseudoword.settings import MethodOptions, at_least, build, plain, settle_types
 
 # Options are written Optional[X], not X | None: tyro checks the latter's defaults with typeguard, whose import
 # alone would cost --help 0.1 s.
@@ -33,12 +30,6 @@ LrScheduler = Literal[
 Precision = Literal["no", "fp16", "bf16"]
 MOST_VECTORS = 510
 """Beyond any text encoder's length."""
-
-
-class MethodOptions(Protocol):
-    """A method's options: a frozen dataclass that carries the method's name in the table."""
-
-    name: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -254,7 +245,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, `None` left out, ready for TOML."""
-        values = _plain(self)
+        values = plain(self)
         values["method"] = {"name": self.method.name, **values["method"]}
         return values
 
@@ -271,8 +262,8 @@ class Recipe:
         name = method.pop("name", "classic")
         if name not in list(OPTIONS):
             raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.")
-        values["method"] = _build(OPTIONS[name], method, "method")
-        return _build(cls, values, "")
+        values["method"] = build(OPTIONS[name], method, "method")
+        return build(cls, values, "")
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -296,78 +287,5 @@ def parse_steps(length: str) -> tuple[int, Literal["steps", "epochs"]]:
     return int(number), typing.cast(Literal["steps", "epochs"], unit)
 
 
-def settle_types(section: Any) -> None:
-    """Make a section's values what their annotations say (a list a tuple, 1 a 1.0), or raise RecipeError."""
-    for name, hint in typing.get_type_hints(type(section)).items():
-        if typing.get_origin(hint) is not ClassVar:
-            object.__setattr__(section, name, _convert(hint, getattr(section, name), name))
-
-
-def at_least(minimum: int, **values: float) -> None:
-    """Raise RecipeError naming the first value below `minimum`, or not finite."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= minimum):
-            raise RecipeError(f"{name} must be at least {minimum}, but is {value}.")
-
-
 _NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _STEP_RULES = rf"({_NUMBER}:[0-9]+,)*{_NUMBER}"
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {name: _plain(v) for name, v in fields.items() if v is not None}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _build(cls: type, values: Any, where: str) -> Any:
-    """Make the dataclass `cls` from a table of plain values, refusing unknown keys and wrong types by name."""
-    if not isinstance(values, Mapping):
-        raise RecipeError(f"[{where}] must be a table of values, not {values!r}.")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}."
-            raise RecipeError(f"Unknown setting {name!r}{f' in [{where}]' if where else ''}; {hint}")
-    required = [f.name for f in dataclasses.fields(cls) if _is_required(f) and f.name not in values]
-    if required:
-        raise RecipeError(f"Missing {', '.join(required)}{f' in [{where}]' if where else ''}.")
-    return cls(**{name: _convert(hints[name], v, f"{where}.{name}".lstrip(".")) for name, v in values.items()})
-
-
-def _is_required(f: dataclasses.Field) -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Return `value` as the annotated type, or say what was expected and what came."""
-    if hint is MethodOptions:
-        if not dataclasses.is_dataclass(value) or isinstance(value, type):
-            raise RecipeError(f"{where} must be a method's options, such as ClassicOptions(), not {value!r}.")
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
-        return value
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise RecipeError(f"{where} must be a list, [[{where}]] in TOML, not {value!r}.")
-        return tuple(_convert(typing.get_args(hint)[0], v, f"{where}.{i}") for i, v in enumerate(value))
-    if origin in (types.UnionType, typing.Union):
-        inner = next(a for a in typing.get_args(hint) if a is not types.NoneType)
-        return None if value is None else _convert(inner, value, where)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise RecipeError(f"{where} must be one of {', '.join(map(repr, typing.get_args(hint)))}, not {value!r}.")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is str and isinstance(value, int) and where.endswith(".steps"):
-        return str(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{where} must be of type {hint.__name__}, not {value!r}.")
-    return value
