@@ -142,7 +142,9 @@ def changed(**sections: Any) -> dict[str, Any]:
         ),
         (
             changed(data={"zzz": 1}),
-            r"^Unknown setting 'zzz' in \[data\]; known are resolution, fit, flip_p, recursive, repeats, workers\.$",
+            r"^Unknown setting 'zzz' in \[data\]; known are "
+            + ", ".join(f.name for f in dataclasses.fields(Data))
+            + r"\.$",
         ),
         (changed(method={"adam_beta": 0.9}), r"Unknown setting 'adam_beta' in \[method\]; did you mean 'adam_beta"),
         (changed(concepts=[{"tokn": "<t>"}]), r"Unknown setting 'tokn' in \[concepts\.0\]; did you mean 'token'\?"),
@@ -197,6 +199,10 @@ def test_plain_values_that_are_no_recipe_are_refused_by_name(values: dict[str, A
         ({"seed": 2**63}, r"^seed must be between 0 and 2\^63 - 1, not 9223372036854775808\.$"),
         ({"flip_p": 1.1}, r"^flip_p is a share between 0 and 1, not 1\.1\.$"),
         ({"flip_p": float("nan")}, r"^flip_p is a share between 0 and 1, not nan\.$"),
+        ({"crops": 0}, r"^crops must be at least 1, but is 0\.$"),
+        ({"crops": 2, "fit": "squash"}, r"^crops is 2, but fit 'squash' cuts no squares; use fit 'crop' or 1\.$"),
+        ({"alpha_colour": "nope"}, r"^alpha_colour is a colour such as 'white', 'green' or '#808080', not 'nope'\.$"),
+        ({"alpha_colour": "#ffffff80"}, r"^alpha_colour is a colour such as .*, not '#ffffff80'\.$"),
         (
             {"lr_scheduler": "piecewise_constant"},
             r"^lr_scheduler 'piecewise_constant' and lr_step_rules go together, "

@@ -20,6 +20,8 @@ class Draw:
     template: Float[np.ndarray, " batch"]
     """In [0, 1): which of the picture's captions, however many it has."""
     flip: Bool[np.ndarray, " batch"]
+    crop: Float[np.ndarray, " batch"]
+    """In [0, 1): which of the picture's frames, however many it has."""
     timestep: Int[np.ndarray, " batch"]
     posterior: Float[np.ndarray, "batch channels height width"]
     """Standard normal numbers that sample the latents from their moments."""

@@ -28,6 +28,7 @@ LrScheduler = Literal[
     "piecewise_constant",
 ]
 Precision = Literal["no", "fp16", "bf16"]
+Fit = Literal["crop", "squash"]
 MOST_VECTORS = 510
 """Beyond any text encoder's length."""
 
@@ -90,8 +91,12 @@ class Data:
 
     resolution: Optional[int] = None
     """Side of the square training pictures in pixels; by default the model's own."""
-    fit: Literal["crop", "squash"] = "crop"
-    """'crop' keeps the aspect ratio and cuts the centre square; 'squash' resizes to a square, as the guide's script."""
+    fit: Fit = "crop"
+    """'crop' keeps the aspect ratio and cuts squares; 'squash' resizes to a square, as the guide's script."""
+    crops: int = 1
+    """Squares that 'crop' cuts, evenly spaced along the longer side, of which a step sees one. 1 is the centre."""
+    alpha_colour: str = "white"
+    """What transparent pixels become: a colour's name or '#rrggbb'."""
     flip_p: float = 0.5
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
     recursive: bool = False
@@ -103,12 +108,15 @@ class Data:
 
     def __post_init__(self) -> None:
         settle_types(self)
-        at_least(1, repeats=self.repeats)
+        at_least(1, repeats=self.repeats, crops=self.crops)
         at_least(0, workers=self.workers)
         if self.resolution is not None:
             at_least(8, resolution=self.resolution)
         if not 0 <= self.flip_p <= 1:
             raise RecipeError(f"flip_p is a share between 0 and 1, not {self.flip_p}.")
+        if self.crops > 1 and self.fit != "crop":
+            raise RecipeError(f"crops is {self.crops}, but fit {self.fit!r} cuts no squares; use fit 'crop' or 1.")
+        _check_colour(self.alpha_colour)
 
 
 @dataclass(frozen=True)
@@ -285,6 +293,19 @@ def parse_steps(length: str) -> tuple[int, Literal["steps", "epochs"]]:
     if not number.isascii() or not number.isdigit() or int(number) < 1 or unit not in ("steps", "epochs"):
         raise RecipeError(f"steps must be a positive number of steps or epochs ('500', '3 epochs'), not {length!r}.")
     return int(number), typing.cast(Literal["steps", "epochs"], unit)
+
+
+def _check_colour(colour: str) -> None:
+    if colour == "white":  # the default, without importing Pillow
+        return
+    from PIL import ImageColor
+
+    try:
+        opaque = len(ImageColor.getrgb(colour)) == 3
+    except ValueError:
+        opaque = False
+    if not opaque:
+        raise RecipeError(f"alpha_colour is a colour such as 'white', 'green' or '#808080', not {colour!r}.")
 
 
 _NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from pseudoword import engines, families, formats, hub, methods, schedules, toyb
 from pseudoword.batch import Draw
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family, NonFiniteLoss
-from pseudoword.data import examples, folder
+from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
-from pseudoword.data.folder import Picture
+from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import RecipeError, RunError, TrainingStopped
 from pseudoword.families.locate import locate
 from pseudoword.placeholder import vector_tokens
@@ -56,9 +55,9 @@ def train(
         checkpoint = engine.on_main(lambda: run.find(resume))
         recipe, seed = _seeded(engine, recipe, checkpoint)
         [wanted] = recipe.concepts
-        pictures = folder.scan(wanted.pictures, recursive=recipe.data.recursive) if dataset is None else None
+        given = ConceptPictures(wanted, recipe.data) if dataset is None else dataset
         batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
-        facts = _facts(recipe, pictures or dataset, batch, engine.arithmetic())
+        facts = _facts(recipe, given, batch, engine.arithmetic())
         if checkpoint:
             refuse_changes(checkpoint, facts)
 
@@ -71,7 +70,7 @@ def train(
         engine.start(family, methods.build(recipe.method), {wanted.token: rows})
         if checkpoint:
             engine.restore(checkpoint.step, checkpoint.arrays)
-        data = dataset if dataset is not None else _dataset(family, recipe, wanted, pictures)
+        data = given.framed(family) if isinstance(given, ConceptPictures) else given
         source = examples.prepare(
             data,
             family.vocabularies,
@@ -98,7 +97,7 @@ def train(
             began = time.perf_counter()
             lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
             try:
-                loss = engine.step(list(islice(batches, len(shares))), lr)
+                loss = engine.step(examples.take(batches, sum(map(len, shares))), lr)
             except NonFiniteLoss as error:
                 raise _stopped(run, error, recipe) from error
             progress = Progress(step + 1, steps, loss, lr, time.perf_counter() - began)
@@ -145,15 +144,14 @@ def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tu
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)), seed
 
 
-def _facts(
-    recipe: Recipe, data: list[Picture] | Dataset | None, batch: int, arithmetic: dict[str, str]
-) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmetic: dict[str, str]) -> dict[str, Any]:
     """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
-    data = data.pictures if isinstance(data, TextualInversionDataset) else data
-    if isinstance(data, list):
-        pictures = [f"{picture.path.name} {picture.sha256[:16]}" for picture in data]
+    if isinstance(data, ConceptPictures):
+        pictures = data.facts()
+    elif isinstance(data, TextualInversionDataset):
+        pictures = [picture.fact for picture in data.pictures]
     else:
-        pictures = [f"{type(data).__name__} of {len(data or ())}"]
+        pictures = [f"{type(data).__name__} of {len(data)}"]
     arithmetic = {**arithmetic, "micro-batch": str(recipe.training.batch_size)}
     return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
 
@@ -189,30 +187,7 @@ def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarra
     return rows
 
 
-def _dataset(
-    family: Family, recipe: Recipe, wanted: ConceptRecipe, pictures: list[Picture] | None
-) -> TextualInversionDataset:
-    """Return the concept's pictures at the run's resolution."""
-    size = recipe.data.resolution or family.resolution
-    if size % family.latent_factor:
-        raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
-    small = [picture.path.name for picture in pictures or () if min(picture.size) < size]
-    if small:
-        log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", size, ", ".join(small))
-    return TextualInversionDataset(
-        wanted.pictures,
-        tokenizer=None,
-        learnable_property=wanted.property,
-        size=size,
-        repeats=recipe.data.repeats,
-        flip_p=recipe.data.flip_p,
-        placeholder_token=wanted.token,
-        center_crop=recipe.data.fit == "crop",
-        pictures=pictures,
-    )
-
-
-def _steps(recipe: Recipe, data: Dataset, processes: int) -> int:
+def _steps(recipe: Recipe, data: Dataset | FramedPictures, processes: int) -> int:
     """Return the run's length in optimizer steps."""
     number, unit = parse_steps(recipe.schedule.steps)
     if unit == "steps":
@@ -230,19 +205,18 @@ def _draws(
     source: examples.Cached | examples.Streamed,
     family: Family,
 ) -> Iterator[Draw]:
-    """Yield the draw of every micro-batch of this process, in the order of training."""
+    """Yield the draws of every micro-batch of this process, in the order of training."""
     for step in steps:
         for share in shares:
-            yield schedules.draw(
+            yield from schedules.draws(
                 seed,
                 token,
                 step,
                 share,
                 batch,
-                num_pictures=source.num_pictures,
                 flip_p=source.flip_p,
                 num_timesteps=family.num_timesteps,
-                latent_shape=source.latent_shape,
+                latent_shapes=source.latent_shapes,
             )
 
 

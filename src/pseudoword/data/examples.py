@@ -6,7 +6,8 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from pseudoword import schedules
 from pseudoword.batch import Batch, Draw
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.data.pictures import FramedPictures
 from pseudoword.errors import CaptionError
 from pseudoword.vocabulary import Vocabulary
 
@@ -21,29 +23,56 @@ log = logging.getLogger(__name__)
 
 Moments = tuple[Float[np.ndarray, "batch channels height width"], Float[np.ndarray, "batch channels height width"]]
 EncodeImages = Callable[[Float[np.ndarray, "batch 3 pixels_high pixels_wide"]], Moments]
+T = TypeVar("T")
 Ids = Mapping[str, Int[np.ndarray, " tokens"]]
 
 
-class Cached:
-    """Latent moments of every (picture, mirrored) a run uses, and the ids of every caption."""
+@dataclass(frozen=True)
+class View:
+    """One frame of a picture, mirrored or not, encoded once."""
 
-    def __init__(self, moments: Sequence[Mapping[bool, Moments]], ids: Sequence[Sequence[Ids]], flip_p: float) -> None:
-        self.num_pictures = len(moments)
+    mean: Float[np.ndarray, "1 channels height width"]
+    std: Float[np.ndarray, "1 channels height width"]
+
+    @property
+    def shape(self) -> schedules.Shape:
+        """Channels, height and width of its latents."""
+        return self.mean.shape[1], self.mean.shape[2], self.mean.shape[3]
+
+
+class Cached:
+    """Every view of every picture that a run uses, by frame and whether it is mirrored, and the ids of every caption.
+
+    The frames of a picture have one shape; those of different pictures may differ.
+    """
+
+    def __init__(
+        self, views: Sequence[Sequence[Mapping[bool, View]]], ids: Sequence[Sequence[Ids]], flip_p: float
+    ) -> None:
         self.flip_p = flip_p
-        self._moments = moments
+        self.latent_shapes: list[schedules.Shape] = [next(iter(frames[0].values())).shape for frames in views]
+        """Of each picture."""
+        self._views = views
         self._ids = ids
-        first = next(iter(moments[0].values()))[0]
-        self.latent_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
         """Yield the batch that each draw chooses."""
         for draw in draws:
-            chosen = list(zip(draw.picture.tolist(), draw.flip.tolist(), draw.template.tolist(), strict=True))
-            moments = [self._moments[picture][flip] for picture, flip, _ in chosen]
-            captions = [self._ids[picture] for picture, _, _ in chosen]
-            ids = [own[int(t * len(own))] for own, (_, _, t) in zip(captions, chosen, strict=True)]
-            mean, std = (np.concatenate(part) for part in zip(*moments, strict=True))
-            yield Batch(_stack(ids), mean, std, np.zeros(len(chosen), dtype=np.int64)), draw
+            views = [
+                _choice(self._views[picture], crop)[flip]
+                for picture, crop, flip in zip(
+                    draw.picture.tolist(), draw.crop.tolist(), draw.flip.tolist(), strict=True
+                )
+            ]
+            captions = zip(draw.picture.tolist(), draw.template.tolist(), strict=True)
+            ids = [_choice(self._ids[picture], template) for picture, template in captions]
+            mean, std = (np.concatenate(part) for part in zip(*((v.mean, v.std) for v in views), strict=True))
+            yield Batch(_stack(ids), mean, std, np.zeros(len(views), dtype=np.int64)), draw
+
+
+def _choice(several: Sequence[T], number: float) -> T:
+    """Return the one of several that a number in [0, 1) chooses."""
+    return several[int(number * len(several))]
 
 
 class Streamed:
@@ -52,12 +81,11 @@ class Streamed:
     def __init__(
         self, dataset: Dataset, read: ReadItem, encode_images: EncodeImages, seed: tuple[int, int], workers: int
     ):
-        self.num_pictures = len(dataset)
         self.flip_p = 0.0  # the dataset's own business
         self._items = _SeededItems(dataset, seed)
         self._read, self._encode, self._workers = read, encode_images, workers
         mean, _ = encode_images(read(self._items[0, 0, 0])[0][None])
-        self.latent_shape: tuple[int, int, int] = (mean.shape[1], mean.shape[2], mean.shape[3])
+        self.latent_shapes: list[schedules.Shape] = [(mean.shape[1], mean.shape[2], mean.shape[3])] * len(dataset)
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
         """Yield the batch that each draw chooses, loading ahead in worker processes if there are any."""
@@ -81,7 +109,7 @@ ReadItem = Callable[[Mapping[str, Any]], tuple[np.ndarray, Ids]]
 
 
 def prepare(
-    dataset: Dataset,
+    dataset: Dataset | FramedPictures,
     vocabularies: Mapping[str, Vocabulary],
     tokens: Sequence[str],
     encode_images: EncodeImages,
@@ -92,35 +120,42 @@ def prepare(
     """Return the examples of a dataset: cached if it allows, else streamed. CaptionError if the word is not in them."""
     if not len(dataset):
         raise CaptionError("The dataset is empty; it needs at least one picture.")
+    if isinstance(dataset, FramedPictures):
+        ids = [caption_ids(text, vocabularies, tokens[0]) for text in dataset.own.texts]
+        return _cached(len(dataset.frames), dataset.pixels, ids, dataset.own.data.flip_p, encode_images)
     if (
         isinstance(dataset, TextualInversionDataset)
         and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
         and dataset.cacheable
     ):
-        return _cache_pictures(dataset, vocabularies, tokens[0], encode_images)
+        texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
+        ids = [caption_ids(text, vocabularies, tokens[0]) for text in texts]
+        return _cached(dataset.num_images, lambda *view: [dataset.pixels(*view)], ids, dataset.flip_p, encode_images)
     read = _item_reader(dataset, vocabularies, tokens)
     if getattr(dataset, "cacheable", False):
         log.info("Encoding %d items once", len(dataset))
         items = [read(dataset[i]) for i in range(len(dataset))]
-        return Cached([{False: encode_images(p[None])} for p, _ in items], [[ids] for _, ids in items], flip_p=0.0)
+        views = [[{False: View(*encode_images(pixels[None]))}] for pixels, _ in items]
+        return Cached(views, [[ids] for _, ids in items], flip_p=0.0)
     return Streamed(dataset, read, encode_images, (seed, schedules.concept_key(tokens[0])), workers)
 
 
-def _cache_pictures(
-    dataset: TextualInversionDataset,
-    vocabularies: Mapping[str, Vocabulary],
-    token: str,
+def _cached(
+    count: int,
+    frames: Callable[[int, bool], Sequence[np.ndarray]],
+    ids: Sequence[Ids],
+    flip_p: float,
     encode_images: EncodeImages,
 ) -> Cached:
-    texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
-    ids = [caption_ids(text, vocabularies, token) for text in texts]
-    sides = [side for side, used in ((False, dataset.flip_p < 1), (True, dataset.flip_p > 0)) if used]
-    log.info("Encoding %d pictures once%s", dataset.num_images, " and mirrored" if len(sides) > 1 else "")
-    moments = [
-        {flipped: encode_images(dataset.pixels(i, flipped)[None]) for flipped in sides}
-        for i in range(dataset.num_images)
-    ]
-    return Cached(moments, [ids] * dataset.num_images, dataset.flip_p)
+    """Encode the frames of so many pictures, mirrored where a run uses that; `frames` gives their pixels."""
+    sides = [side for side, used in ((False, flip_p < 1), (True, flip_p > 0)) if used]
+    log.info("Encoding %d pictures once%s", count, " and mirrored" if len(sides) > 1 else "")
+
+    views = []
+    for i in range(count):
+        by_side = {flipped: [View(*encode_images(pixels[None])) for pixels in frames(i, flipped)] for flipped in sides}
+        views.append([dict(zip(by_side, own, strict=True)) for own in zip(*by_side.values(), strict=True)])
+    return Cached(views, [ids] * count, flip_p)
 
 
 def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str) -> Ids:
@@ -182,6 +217,15 @@ def _item_reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], token
         return pixel_values, {encoder: np.asarray([rows.get(i, i) for i in given], dtype=np.int64)}
 
     return read
+
+
+def take(batches: Iterator[tuple[Batch, Draw]], pictures: int) -> list[tuple[Batch, Draw]]:
+    """Return the next batches that hold so many pictures together; there are more of them where shapes differ."""
+    taken: list[tuple[Batch, Draw]] = []
+    while pictures > 0:
+        taken.append(next(batches))
+        pictures -= len(taken[-1][0].concept)
+    return taken
 
 
 def _stack(ids: Sequence[Ids]) -> dict[str, Int[np.ndarray, "batch tokens"]]:

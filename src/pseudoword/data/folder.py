@@ -33,6 +33,11 @@ class Picture:
     pixels: str
     """Hash of the pixels: equal for copies saved under other names or in another format without loss."""
 
+    @property
+    def fact(self) -> str:
+        """What a resumed run must find again: the name, and enough of the hash."""
+        return f"{self.path.name} {self.sha256[:16]}"
+
 
 class Unusable(Exception):
     """Why a file cannot be used as a picture."""

@@ -214,8 +214,10 @@ class TorchEngine:
 
     @torch.no_grad()
     def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> float:
-        """Return the mean loss over given draws without training: comparable between steps and runs."""
-        return torch.stack([self._loss(self.params, *pair).mean() for pair in batches]).mean().item()
+        """Return the mean loss over the pictures of given draws without training: comparable between steps and runs."""
+        sizes = [len(batch.concept) for batch, _ in batches]
+        losses = [self._loss(self.params, *pair).mean() * size for pair, size in zip(batches, sizes, strict=True)]
+        return (torch.stack(losses).sum() / sum(sizes)).item()
 
     # State
 

@@ -37,21 +37,20 @@ def fixed_draw_loss(
         )
         engine.start(family, methods.build(ClassicOptions()), {concept.token: concept.rows})
         batches = -(-num_draws // BATCH)
+        spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
+        timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
         draws = [
-            schedules.draw(
+            dataclasses.replace(draw, timestep=timesteps[i][draw.index])
+            for i in range(batches)
+            for draw in schedules.draws(
                 seed,
                 concept.token,
                 FIRST_STEP + i,
                 range(BATCH),
                 BATCH,
-                num_pictures=source.num_pictures,
                 flip_p=source.flip_p,
                 num_timesteps=family.num_timesteps,
-                latent_shape=source.latent_shape,
+                latent_shapes=source.latent_shapes,
             )
-            for i in range(batches)
         ]
-        spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
-        timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
-        even = (dataclasses.replace(draw, timestep=own) for draw, own in zip(draws, timesteps, strict=True))
-        return engine.fixed_loss(list(source.batches(even)))
+        return engine.fixed_loss(list(source.batches(draws)))
