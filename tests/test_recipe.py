@@ -164,7 +164,7 @@ def changed(**sections: Any) -> dict[str, Any]:
         (changed(schedule={"learning_rate": "5e-3"}), r"^schedule\.learning_rate must be of type float, not '5e-3'\.$"),
         (changed(schedule={"scale_lr": 1}), r"^schedule\.scale_lr must be of type bool, not 1\.$"),
         (changed(schedule={"steps": 2.5}), r"^schedule\.steps must be of type str, not 2\.5\.$"),
-        (changed(data={"fit": "stretch"}), r"^data\.fit must be one of 'crop', 'squash', not 'stretch'\.$"),
+        (changed(data={"fit": "stretch"}), r"^data\.fit must be one of 'crop', 'squash', 'bucket', not 'stretch'\.$"),
         (changed(base={"model": 5}), r"^base\.model must be of type str, not 5\.$"),
     ],
 )
@@ -225,7 +225,7 @@ def test_plain_values_that_are_no_recipe_are_refused_by_name(values: dict[str, A
             {"lr_scheduler": "cosinus"},
             r"^lr_scheduler must be one of 'linear', 'cosine', .* not 'cosinus'\.$",
         ),
-        ({"fit": "stretch"}, r"^fit must be one of 'crop', 'squash', not 'stretch'\.$"),
+        ({"fit": "stretch"}, r"^fit must be one of 'crop', 'squash', 'bucket', not 'stretch'\.$"),
         ({"property": "thing"}, r"^property must be one of 'object', 'style', not 'thing'\.$"),
         ({"mixed_precision": "fp8"}, r"^mixed_precision must be one of 'no', 'fp16', 'bf16', not 'fp8'\.$"),
         (

@@ -28,7 +28,7 @@ LrScheduler = Literal[
     "piecewise_constant",
 ]
 Precision = Literal["no", "fp16", "bf16"]
-Fit = Literal["crop", "squash"]
+Fit = Literal["crop", "squash", "bucket"]
 MOST_VECTORS = 510
 """Beyond any text encoder's length."""
 
@@ -92,7 +92,8 @@ class Data:
     resolution: Optional[int] = None
     """Side of the square training pictures in pixels; by default the model's own."""
     fit: Fit = "crop"
-    """'crop' keeps the aspect ratio and cuts squares; 'squash' resizes to a square, as the guide's script."""
+    """'crop' keeps the aspect ratio and cuts squares; 'bucket' keeps it and trains each picture at the size nearest to
+    its shape, of as many pixels at most; 'squash' resizes to a square, as the guide's script."""
     crops: int = 1
     """Squares that 'crop' cuts, evenly spaced along the longer side, of which a step sees one. 1 is the centre."""
     alpha_colour: str = "white"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from pseudoword.data.framing import Box, Frame, Framing
+from pseudoword.data.framing import Box, Frame, Framing, buckets
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -58,3 +60,51 @@ def test_a_frame_tells_what_it_leaves_out_and_whether_it_is_enlarged():
     assert Framing(21).frames((40, 20))[0].enlarged
     assert Framing(30, "squash").frames((40, 20))[0].enlarged
     assert Framing(30, "squash").frames((40, 20))[0].share((40, 20)) == 1
+
+
+# Buckets
+
+
+@pytest.mark.parametrize(("size", "multiple"), [(512, 64), (768, 64), (16, 4), (64, 16), (64, 64), (192, 64)])
+def test_buckets_have_at_most_the_area_and_sides_that_the_denoiser_halves_evenly(size: int, multiple: int):
+    found = buckets(size, multiple)
+    assert all(w % multiple == 0 and h % multiple == 0 and w * h <= size * size for w, h in found)
+    assert all(w * (h + multiple) > size * size or h + multiple > 2 * size for w, h in found), "the largest of a width"
+    assert all(size / 2 <= side <= 2 * size for sides in found for side in sides)
+    assert (size, size) in found
+
+
+def test_the_buckets_of_stable_diffusion():
+    assert {(512, 512), (448, 576), (576, 448), (384, 640), (256, 1024), (1024, 256)} <= set(buckets(512, 64))
+    assert buckets(64, 64) == [(64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"),
+    [
+        ((1000, 1000), (512, 512)),
+        ((4000, 3000), (576, 448)),
+        ((3000, 4000), (448, 576)),
+        ((1920, 1080), (640, 384)),
+        ((5000, 500), (1024, 256)),
+        ((20, 3000), (256, 1024)),
+    ],
+)
+def test_a_picture_goes_to_the_bucket_nearest_to_its_shape(size: tuple[int, int], bucket: tuple[int, int]):
+    [frame] = Framing(512, "bucket", multiple=64).frames(size)
+    assert frame.size == bucket
+
+
+@given(width=st.integers(1, 5000), height=st.integers(1, 5000))
+def test_a_bucket_is_covered_from_the_centre_and_nothing_is_stretched(width: int, height: int):
+    [frame] = Framing(512, "bucket", multiple=64).frames((width, height))
+    left, top, right, bottom = frame.box
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    assert abs(left - (width - right)) <= 1
+    assert abs(top - (height - bottom)) <= 1
+    assert right - left == width or bottom - top == height, "one side is whole"
+    ratio = frame.size[0] / frame.size[1]
+    assert abs((right - left) - ratio * (bottom - top)) <= 0.5 * max(1, ratio) + 1e-9 or min(right, bottom) == 1
+    best = min(abs(np.log(w / h / (width / height))) for w, h in buckets(512, 64))
+    assert abs(np.log(ratio / (width / height))) == pytest.approx(best)

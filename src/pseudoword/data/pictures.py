@@ -35,15 +35,21 @@ class ConceptPictures:
 
     def framed(self, family: Family) -> FramedPictures:
         """Return the pictures cut to a base's sizes; names those that are enlarged for it."""
-        size = self.data.resolution or family.resolution
-        if size % family.latent_factor:
-            raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
-        framing = Framing(size, self.data.fit, self.data.crops)
+        framing = _framing(self.data, self.data.resolution or family.resolution, family)
         frames = [framing.frames(picture.size) for picture in self.pictures]
         small = [p.path.name for p, own in zip(self.pictures, frames, strict=True) if own[0].enlarged]
         if small:
-            log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", size, ", ".join(small))
+            log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", framing.size, ", ".join(small))
         return FramedPictures(self, frames)
+
+
+def _framing(data: Data, size: int, family: Family) -> Framing:
+    """Return how a base's pictures are framed; RecipeError if it cannot read pictures of this size."""
+    multiple = family.bucket_multiple if data.fit == "bucket" else family.latent_factor
+    if size % multiple:
+        wanting = "fit 'bucket' on this base" if data.fit == "bucket" else "this base"
+        raise RecipeError(f"resolution must be a multiple of {multiple} for {wanting}, but is {size}.")
+    return Framing(size, data.fit, data.crops, multiple)
 
 
 @dataclass(frozen=True)

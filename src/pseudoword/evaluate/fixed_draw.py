@@ -11,6 +11,7 @@ from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset
+from pseudoword.data.pictures import FramedPictures
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import EngineRecipe
 from pseudoword.vocabulary import lent_words
@@ -21,7 +22,7 @@ BATCH = 8
 
 
 def fixed_draw_loss(
-    family: Family, concept: Concept, pictures: Dataset, *, num_draws: int = 64, seed: int = 0
+    family: Family, concept: Concept, pictures: Dataset | FramedPictures, *, num_draws: int = 64, seed: int = 0
 ) -> float:
     """Return the mean loss of a word over fixed captions, noises and evenly spread timesteps of its pictures.
 
