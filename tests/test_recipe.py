@@ -199,6 +199,13 @@ def test_plain_values_that_are_no_recipe_are_refused_by_name(values: dict[str, A
         ({"seed": 2**63}, r"^seed must be between 0 and 2\^63 - 1, not 9223372036854775808\.$"),
         ({"flip_p": 1.1}, r"^flip_p is a share between 0 and 1, not 1\.1\.$"),
         ({"flip_p": float("nan")}, r"^flip_p is a share between 0 and 1, not nan\.$"),
+        ({"caption_dropout": -0.1}, r"^caption_dropout is a share between 0 and 1, not -0\.1\.$"),
+        ({"keep_tags": -1}, r"^keep_tags must be at least 0, but is -1\.$"),
+        ({"shuffle_tags": True}, r"^shuffle_tags is for captions from files, but captions is 'templates'; make it 'f"),
+        (
+            {"captions": "files", "templates": "t.txt"},
+            r"^captions is 'files', but templates is 't\.txt'; use one of the ",
+        ),
         ({"crops": 0}, r"^crops must be at least 1, but is 0\.$"),
         ({"crops": 2, "fit": "squash"}, r"^crops is 2, but fit 'squash' cuts no squares; use fit 'crop' or 1\.$"),
         ({"alpha_colour": "nope"}, r"^alpha_colour is a colour such as 'white', 'green' or '#808080', not 'nope'\.$"),

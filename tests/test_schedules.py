@@ -134,7 +134,7 @@ def test_streams_do_not_overlap_however_much_is_drawn():
 def test_the_key_of_a_token_and_the_number_of_a_purpose_are_fixed_for_good():
     # sha256("<cat-toy>") begins with these bytes; a change would make old runs impossible to repeat.
     assert schedules.concept_key("<cat-toy>") == int.from_bytes(bytes.fromhex("5d480cfd2192a9a1"), "little")
-    fixed = ["ORDER", "TEMPLATE", "FLIP", "TIMESTEP", "POSTERIOR", "NOISE", "ITEM", "CROP"]
+    fixed = ["ORDER", "TEMPLATE", "FLIP", "TIMESTEP", "POSTERIOR", "NOISE", "ITEM", "CROP", "TAGS", "DROP"]
     assert [p.name for p in sorted(Purpose)] == fixed
     assert sorted(Purpose) == list(range(len(fixed)))
 
@@ -212,6 +212,8 @@ def test_each_number_comes_from_the_stream_of_its_own_purpose():
         assert np.array_equal(drawn.posterior[i], stream(i, 4).standard_normal(SHAPE, dtype=np.float32))
         assert np.array_equal(drawn.noise[i], stream(i, 5).standard_normal(SHAPE, dtype=np.float32))
         assert drawn.crop[i] == stream(i, 7).random()
+        assert drawn.tags[i] == stream(i, 8).integers(2**64, dtype=np.uint64)
+        assert drawn.drop[i] == stream(i, 9).random()
 
 
 def test_a_draw_for_each_shape_holds_the_numbers_that_one_picture_alone_gets():

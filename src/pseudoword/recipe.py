@@ -47,6 +47,8 @@ class ConceptRecipe:
     """What the word stands for; chooses the caption templates ('a photo of a …' or 'a painting in the style of …')."""
     num_vectors: int = 1
     """Rows the word has. More hold more detail, cost prompt length, and are harder to put into new scenes."""
+    templates: Optional[str] = None
+    """A text file of caption templates of your own, one a line, {} or [name] where the word goes."""
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -98,6 +100,14 @@ class Data:
     """Squares that 'crop' cuts, evenly spaced along the longer side, of which a step sees one. 1 is the centre."""
     alpha_colour: str = "white"
     """What transparent pixels become: a colour's name or '#rrggbb'."""
+    captions: Literal["templates", "files"] = "templates"
+    """'files': each picture's own, from NAME.txt beside it or metadata.jsonl, with {} or the word itself in it."""
+    shuffle_tags: bool = False
+    """Shuffle the comma-separated tags of captions from files at every step."""
+    keep_tags: int = 1
+    """Tags at the front that stay where they are when the others are shuffled."""
+    caption_dropout: float = 0.0
+    """Share of captions replaced by the bare word. Not by nothing: a caption without the word teaches it nothing."""
     flip_p: float = 0.5
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
     recursive: bool = False
@@ -110,13 +120,16 @@ class Data:
     def __post_init__(self) -> None:
         settle_types(self)
         at_least(1, repeats=self.repeats, crops=self.crops)
-        at_least(0, workers=self.workers)
+        at_least(0, workers=self.workers, keep_tags=self.keep_tags)
         if self.resolution is not None:
             at_least(8, resolution=self.resolution)
-        if not 0 <= self.flip_p <= 1:
-            raise RecipeError(f"flip_p is a share between 0 and 1, not {self.flip_p}.")
+        for name in ("flip_p", "caption_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
         if self.crops > 1 and self.fit != "crop":
             raise RecipeError(f"crops is {self.crops}, but fit {self.fit!r} cuts no squares; use fit 'crop' or 1.")
+        if self.shuffle_tags and self.captions == "templates":
+            raise RecipeError("shuffle_tags is for captions from files, but captions is 'templates'; make it 'files'.")
         _check_colour(self.alpha_colour)
 
 
@@ -251,6 +264,9 @@ class Recipe:
         if len(self.concepts) > 1:
             tokens = ", ".join(c.token for c in self.concepts)
             raise RecipeError(f"One concept a run for now, not {len(self.concepts)} ({tokens}); train them one by one.")
+        for concept in self.concepts:
+            if concept.templates is not None and self.data.captions == "files":
+                raise RecipeError(f"captions is 'files', but templates is {concept.templates!r}; use one of the two.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, `None` left out, ready for TOML."""

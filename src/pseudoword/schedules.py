@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     NOISE = 5
     ITEM = 6
     CROP = 7
+    TAGS = 8
+    DROP = 9
 
 
 Shape = tuple[int, int, int]
@@ -103,6 +105,8 @@ def draw(
         index=np.asarray(indices, dtype=np.int64),
         picture=pictures(seed, key, [step * batch + i for i in indices], num_pictures),
         template=np.asarray([g.random() for g in each(Purpose.TEMPLATE)]),
+        tags=np.asarray([g.integers(2**64, dtype=np.uint64) for g in each(Purpose.TAGS)], dtype=np.uint64),
+        drop=np.asarray([g.random() for g in each(Purpose.DROP)]),
         flip=np.asarray([g.random() < flip_p for g in each(Purpose.FLIP)], dtype=bool),
         crop=np.asarray([g.random() for g in each(Purpose.CROP)]),
         timestep=np.asarray([g.integers(num_timesteps) for g in each(Purpose.TIMESTEP)], dtype=np.int64),

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 
 from pseudoword import schedules
 from pseudoword.batch import Batch, Draw
+from pseudoword.data.captions import Captions
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.pictures import FramedPictures
 from pseudoword.errors import CaptionError
@@ -23,8 +25,13 @@ log = logging.getLogger(__name__)
 
 Moments = tuple[Float[np.ndarray, "batch channels height width"], Float[np.ndarray, "batch channels height width"]]
 EncodeImages = Callable[[Float[np.ndarray, "batch 3 pixels_high pixels_wide"]], Moments]
-T = TypeVar("T")
 Ids = Mapping[str, Int[np.ndarray, " tokens"]]
+CaptionOf = Callable[[Draw, int], Ids]
+"""The caption of a draw's i-th picture."""
+REMEMBERED = 10_000
+"""Captions whose ids are kept; shuffled tags make more of them than a run sees twice."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,12 @@ class View:
 
 
 class Cached:
-    """Every view of every picture that a run uses, by frame and whether it is mirrored, and the ids of every caption.
+    """Every view of every picture that a run uses, by frame and mirroring, and captions as a draw chooses them.
 
     The frames of a picture have one shape; those of different pictures may differ.
     """
 
-    def __init__(
-        self, views: Sequence[Sequence[Mapping[bool, View]]], ids: Sequence[Sequence[Ids]], flip_p: float
-    ) -> None:
+    def __init__(self, views: Sequence[Sequence[Mapping[bool, View]]], ids: CaptionOf, flip_p: float) -> None:
         self.flip_p = flip_p
         self.latent_shapes: list[schedules.Shape] = [next(iter(frames[0].values())).shape for frames in views]
         """Of each picture."""
@@ -58,14 +63,10 @@ class Cached:
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
         """Yield the batch that each draw chooses."""
         for draw in draws:
-            views = [
-                _choice(self._views[picture], crop)[flip]
-                for picture, crop, flip in zip(
-                    draw.picture.tolist(), draw.crop.tolist(), draw.flip.tolist(), strict=True
-                )
-            ]
-            captions = zip(draw.picture.tolist(), draw.template.tolist(), strict=True)
-            ids = [_choice(self._ids[picture], template) for picture, template in captions]
+            pictures, count = draw.picture.tolist(), range(len(draw.picture))
+            frames = [_choice(self._views[picture], draw.crop[i]) for i, picture in enumerate(pictures)]
+            views = [frames[i][bool(draw.flip[i])] for i in count]
+            ids = [self._ids(draw, i) for i in count]
             mean, std = (np.concatenate(part) for part in zip(*((v.mean, v.std) for v in views), strict=True))
             yield Batch(_stack(ids), mean, std, np.zeros(len(views), dtype=np.int64)), draw
 
@@ -121,29 +122,30 @@ def prepare(
     if not len(dataset):
         raise CaptionError("The dataset is empty; it needs at least one picture.")
     if isinstance(dataset, FramedPictures):
-        ids = [caption_ids(text, vocabularies, tokens[0]) for text in dataset.own.texts]
+        ids = _captions(dataset.own.captions, vocabularies)
         return _cached(len(dataset.frames), dataset.pixels, ids, dataset.own.data.flip_p, encode_images)
     if (
         isinstance(dataset, TextualInversionDataset)
         and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
         and dataset.cacheable
     ):
+        count = dataset.num_images
         texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
-        ids = [caption_ids(text, vocabularies, tokens[0]) for text in texts]
-        return _cached(dataset.num_images, lambda *view: [dataset.pixels(*view)], ids, dataset.flip_p, encode_images)
+        ids = _captions(Captions(tokens[0], [texts] * count, ["templates"] * count), vocabularies)
+        return _cached(count, lambda *view: [dataset.pixels(*view)], ids, dataset.flip_p, encode_images)
     read = _item_reader(dataset, vocabularies, tokens)
     if getattr(dataset, "cacheable", False):
         log.info("Encoding %d items once", len(dataset))
         items = [read(dataset[i]) for i in range(len(dataset))]
         views = [[{False: View(*encode_images(pixels[None]))}] for pixels, _ in items]
-        return Cached(views, [[ids] for _, ids in items], flip_p=0.0)
+        return Cached(views, lambda draw, i: items[draw.picture[i]][1], flip_p=0.0)
     return Streamed(dataset, read, encode_images, (seed, schedules.concept_key(tokens[0])), workers)
 
 
 def _cached(
     count: int,
     frames: Callable[[int, bool], Sequence[np.ndarray]],
-    ids: Sequence[Ids],
+    ids: CaptionOf,
     flip_p: float,
     encode_images: EncodeImages,
 ) -> Cached:
@@ -155,23 +157,39 @@ def _cached(
     for i in range(count):
         by_side = {flipped: [View(*encode_images(pixels[None])) for pixels in frames(i, flipped)] for flipped in sides}
         views.append([dict(zip(by_side, own, strict=True)) for own in zip(*by_side.values(), strict=True)])
-    return Cached(views, [ids] * count, flip_p)
+    return Cached(views, ids, flip_p)
 
 
-def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str) -> Ids:
-    """Return a caption's ids for each text encoder; CaptionError unless the word is in it whole."""
+def _captions(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> CaptionOf:
+    """Return how a draw's captions are read; CaptionError if one of them, in any order of its tags, loses the word."""
+    for name, text in captions.hardest():
+        caption_ids(text, vocabularies, captions.token, name)
+
+    @lru_cache(REMEMBERED)
+    def ids(text: str) -> Ids:
+        return caption_ids(text, vocabularies, captions.token)
+
+    def of(draw: Draw, i: int) -> Ids:
+        return ids(captions.text(int(draw.picture[i]), draw.template[i], int(draw.tags[i]), draw.drop[i]))
+
+    return of
+
+
+def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str, name: str = "") -> Ids:
+    """Return a caption's ids for each text encoder; CaptionError, saying where it is from, unless it holds the word."""
+    caption = f"The caption {text!r}{name and f' ({name})'}"
     ids = {}
     for encoder, vocabulary in vocabularies.items():
         encoded = vocabulary.encode(text)
         if token in encoded.cut:
             raise CaptionError(
-                f"The caption {text!r} is longer than the {vocabulary.model_max_length} tokens that the text encoder "
+                f"{caption} is longer than the {vocabulary.model_max_length} tokens that the text encoder "
                 f"reads, and the cut falls into {token!r}; use fewer vectors or a shorter caption."
             )
         if token not in encoded.words:
             raise CaptionError(
-                f"The caption {text!r} does not hold {token!r}, so nothing could be learned from it; "
-                f"a TextualInversionDataset of your own needs placeholder_token={token!r}."
+                f"{caption} does not hold {token!r}, so nothing could be learned from it; letters, digits and _ must "
+                f"not touch it, and a TextualInversionDataset of your own needs placeholder_token={token!r}."
             )
         ids[encoder] = encoded.ids
     return ids

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from pseudoword.contracts import Family
-from pseudoword.data import captions, folder, images
+from pseudoword.data import caption_files, folder, images
+from pseudoword.data.captions import TEMPLATES, Captions, read_templates
+from pseudoword.data.folder import Found
 from pseudoword.data.framing import Frame, Framing
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import ConceptRecipe, Data
@@ -21,17 +26,25 @@ class ConceptPictures:
     """The pictures of a concept; PicturesError says what is wrong with them."""
 
     def __init__(self, wanted: ConceptRecipe, data: Data) -> None:
-        self.data = data
-        self.pictures = folder.scan(wanted.pictures, recursive=data.recursive)
-        self.texts = [template.format(wanted.token) for template in captions.TEMPLATES[wanted.property]]
+        self.wanted, self.data = wanted, data
+        self.found = folder.look(wanted.pictures, recursive=data.recursive)
+        self.found.tell()
+        self.pictures = self.found.pictures
+        self.captions = _captions(wanted, data, self.found)
 
     def __len__(self) -> int:
         """Return the length of an epoch: pictures times repeats."""
         return len(self.pictures) * self.data.repeats
 
     def facts(self) -> list[str]:
-        """Return what a resumed run must find again: names and hashes."""
-        return [picture.fact for picture in self.pictures]
+        """Return what a resumed run must find again: names and hashes of pictures and captions."""
+        if self.data.captions == "files":
+            told = zip(self.pictures, self.captions.texts, strict=True)
+            return [f"{picture.fact} captioned {_hash(own)}" for picture, own in told]
+        facts = [picture.fact for picture in self.pictures]
+        if self.wanted.templates is not None:
+            facts.append(f"{Path(self.wanted.templates).name} {_hash(self.captions.texts[0])}")
+        return facts
 
     def framed(self, family: Family) -> FramedPictures:
         """Return the pictures cut to a base's sizes; names those that are enlarged for it."""
@@ -41,6 +54,29 @@ class ConceptPictures:
         if small:
             log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", framing.size, ", ".join(small))
         return FramedPictures(self, frames)
+
+
+def _captions(wanted: ConceptRecipe, data: Data, found: Found) -> Captions:
+    """Return what may stand beside each picture; CaptionError names what is missing or wrong."""
+    if data.captions == "files":
+        own = caption_files.of_pictures(found)
+        texts = [[caption_files.placed(c, p, wanted.token)] for c, p in zip(own, found.pictures, strict=True)]
+        names = [f"{p.path.name} from {c.source}" for c, p in zip(own, found.pictures, strict=True)]
+        return Captions(wanted.token, texts, names, data.shuffle_tags, data.keep_tags, data.caption_dropout)
+    for unused in [*found.texts.values(), *found.metadata][:1]:
+        log.info(
+            "Captions lie beside the pictures (%s, …), but templates are used; captions 'files' uses them.", unused.name
+        )
+    if wanted.templates is None:
+        name, templates = "templates", [template.format(wanted.token) for template in TEMPLATES[wanted.property]]
+    else:
+        name, templates = wanted.templates, read_templates(wanted.templates, wanted.token)
+    every = range(len(found.pictures))
+    return Captions(wanted.token, [templates for _ in every], [name for _ in every], dropout=data.caption_dropout)
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _framing(data: Data, size: int, family: Family) -> Framing:
