@@ -142,7 +142,9 @@ def changed(**sections: Any) -> dict[str, Any]:
         ),
         (
             changed(data={"zzz": 1}),
-            r"^Unknown setting 'zzz' in \[data\]; known are resolution, fit, flip_p, recursive, repeats, workers\.$",
+            r"^Unknown setting 'zzz' in \[data\]; known are "
+            + ", ".join(f.name for f in dataclasses.fields(Data))
+            + r"\.$",
         ),
         (changed(method={"adam_beta": 0.9}), r"Unknown setting 'adam_beta' in \[method\]; did you mean 'adam_beta"),
         (changed(concepts=[{"tokn": "<t>"}]), r"Unknown setting 'tokn' in \[concepts\.0\]; did you mean 'token'\?"),
@@ -162,7 +164,7 @@ def changed(**sections: Any) -> dict[str, Any]:
         (changed(schedule={"learning_rate": "5e-3"}), r"^schedule\.learning_rate must be of type float, not '5e-3'\.$"),
         (changed(schedule={"scale_lr": 1}), r"^schedule\.scale_lr must be of type bool, not 1\.$"),
         (changed(schedule={"steps": 2.5}), r"^schedule\.steps must be of type str, not 2\.5\.$"),
-        (changed(data={"fit": "stretch"}), r"^data\.fit must be one of 'crop', 'squash', not 'stretch'\.$"),
+        (changed(data={"fit": "stretch"}), r"^data\.fit must be one of 'crop', 'squash', 'bucket', not 'stretch'\.$"),
         (changed(base={"model": 5}), r"^base\.model must be of type str, not 5\.$"),
     ],
 )
@@ -197,6 +199,17 @@ def test_plain_values_that_are_no_recipe_are_refused_by_name(values: dict[str, A
         ({"seed": 2**63}, r"^seed must be between 0 and 2\^63 - 1, not 9223372036854775808\.$"),
         ({"flip_p": 1.1}, r"^flip_p is a share between 0 and 1, not 1\.1\.$"),
         ({"flip_p": float("nan")}, r"^flip_p is a share between 0 and 1, not nan\.$"),
+        ({"caption_dropout": -0.1}, r"^caption_dropout is a share between 0 and 1, not -0\.1\.$"),
+        ({"keep_tags": -1}, r"^keep_tags must be at least 0, but is -1\.$"),
+        ({"shuffle_tags": True}, r"^shuffle_tags is for captions from files, but captions is 'templates'; make it 'f"),
+        (
+            {"captions": "files", "templates": "t.txt"},
+            r"^captions is 'files', but templates is 't\.txt'; use one of the ",
+        ),
+        ({"crops": 0}, r"^crops must be at least 1, but is 0\.$"),
+        ({"crops": 2, "fit": "squash"}, r"^crops is 2, but fit 'squash' cuts no squares; use fit 'crop' or 1\.$"),
+        ({"alpha_colour": "nope"}, r"^alpha_colour is a colour such as 'white', 'green' or '#808080', not 'nope'\.$"),
+        ({"alpha_colour": "#ffffff80"}, r"^alpha_colour is a colour such as .*, not '#ffffff80'\.$"),
         (
             {"lr_scheduler": "piecewise_constant"},
             r"^lr_scheduler 'piecewise_constant' and lr_step_rules go together, "
@@ -219,7 +232,7 @@ def test_plain_values_that_are_no_recipe_are_refused_by_name(values: dict[str, A
             {"lr_scheduler": "cosinus"},
             r"^lr_scheduler must be one of 'linear', 'cosine', .* not 'cosinus'\.$",
         ),
-        ({"fit": "stretch"}, r"^fit must be one of 'crop', 'squash', not 'stretch'\.$"),
+        ({"fit": "stretch"}, r"^fit must be one of 'crop', 'squash', 'bucket', not 'stretch'\.$"),
         ({"property": "thing"}, r"^property must be one of 'object', 'style', not 'thing'\.$"),
         ({"mixed_precision": "fp8"}, r"^mixed_precision must be one of 'no', 'fp16', 'bf16', not 'fp8'\.$"),
         (

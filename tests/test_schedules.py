@@ -134,8 +134,9 @@ def test_streams_do_not_overlap_however_much_is_drawn():
 def test_the_key_of_a_token_and_the_number_of_a_purpose_are_fixed_for_good():
     # sha256("<cat-toy>") begins with these bytes; a change would make old runs impossible to repeat.
     assert schedules.concept_key("<cat-toy>") == int.from_bytes(bytes.fromhex("5d480cfd2192a9a1"), "little")
-    assert [p.name for p in sorted(Purpose)] == ["ORDER", "TEMPLATE", "FLIP", "TIMESTEP", "POSTERIOR", "NOISE", "ITEM"]
-    assert sorted(Purpose) == list(range(7))
+    fixed = ["ORDER", "TEMPLATE", "FLIP", "TIMESTEP", "POSTERIOR", "NOISE", "ITEM", "CROP", "TAGS", "DROP"]
+    assert [p.name for p in sorted(Purpose)] == fixed
+    assert sorted(Purpose) == list(range(len(fixed)))
 
 
 def test_values_are_of_their_kind_and_range():
@@ -194,3 +195,42 @@ def test_rounds_differ_and_steps_go_on_where_the_one_before_ended():
     rounds = steps.reshape(-1, 5)
     assert (np.sort(rounds, axis=1) == np.arange(5)).all()
     assert len({tuple(order) for order in rounds.tolist()}) > 10
+
+
+def test_each_number_comes_from_the_stream_of_its_own_purpose():
+    drawn, key = draw(), schedules.concept_key("<t>")
+
+    def stream(index: int, purpose: int) -> np.random.Generator:
+        return np.random.Generator(
+            np.random.Philox(key=np.array([7, key], dtype=np.uint64), counter=[0, purpose, index, 3])
+        )
+
+    for i in range(6):
+        assert drawn.template[i] == stream(i, 1).random()
+        assert drawn.flip[i] == (stream(i, 2).random() < 0.5)
+        assert drawn.timestep[i] == stream(i, 3).integers(1000)
+        assert np.array_equal(drawn.posterior[i], stream(i, 4).standard_normal(SHAPE, dtype=np.float32))
+        assert np.array_equal(drawn.noise[i], stream(i, 5).standard_normal(SHAPE, dtype=np.float32))
+        assert drawn.crop[i] == stream(i, 7).random()
+        assert drawn.tags[i] == stream(i, 8).integers(2**64, dtype=np.uint64)
+        assert drawn.drop[i] == stream(i, 9).random()
+
+
+def test_a_draw_for_each_shape_holds_the_numbers_that_one_picture_alone_gets():
+    shapes = [(4, 2, 3), (4, 3, 2), (4, 2, 3), (4, 1, 6), (4, 3, 2)]
+    options: dict[str, Any] = {"flip_p": 0.5, "num_timesteps": 1000}
+    together = schedules.draws(7, "<t>", 3, range(6), 6, latent_shapes=shapes, **options)
+    assert sorted(i for d in together for i in d.index.tolist()) == list(range(6))
+    assert len(together) == len({shapes[p] for d in together for p in d.picture.tolist()}) > 1
+    for drawn in together:
+        for i, picture in zip(drawn.index.tolist(), drawn.picture.tolist(), strict=True):
+            assert drawn.noise.shape[1:] == shapes[picture]
+            alone = schedules.draw(7, "<t>", 3, [i], 6, num_pictures=5, latent_shape=shapes[picture], **options)
+            for name, value in parts(alone).items():
+                assert np.array_equal(value[0], parts(drawn)[name][list(drawn.index).index(i)]), name
+
+
+def test_equal_shapes_are_one_draw():
+    options: dict[str, Any] = {"flip_p": 0.5, "num_timesteps": 1000}
+    [drawn] = schedules.draws(7, "<t>", 3, range(6), 6, latent_shapes=[SHAPE] * 5, **options)
+    assert all(same(drawn, draw()).values())

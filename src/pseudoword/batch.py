@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt64
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,13 @@ class Draw:
     picture: Int[np.ndarray, " batch"]
     template: Float[np.ndarray, " batch"]
     """In [0, 1): which of the picture's captions, however many it has."""
+    tags: UInt64[np.ndarray, " batch"]
+    """Key of the order of the caption's tags, where these are shuffled."""
+    drop: Float[np.ndarray, " batch"]
+    """In [0, 1): below the share of dropped captions, this one is dropped."""
     flip: Bool[np.ndarray, " batch"]
+    crop: Float[np.ndarray, " batch"]
+    """In [0, 1): which of the picture's frames, however many it has."""
     timestep: Int[np.ndarray, " batch"]
     posterior: Float[np.ndarray, "batch channels height width"]
     """Standard normal numbers that sample the latents from their moments."""

@@ -78,6 +78,8 @@ class Family(Protocol):
     """The model's own side of a picture, in pixels."""
     latent_factor: int
     """Pixels to a side of a latent; pictures' sides must be multiples of it."""
+    bucket_multiple: int
+    """Pixels that sides must be multiples of for the denoiser to halve latents evenly at each of its levels."""
 
     @property
     def modules(self) -> Mapping[str, Any]:

@@ -17,9 +17,9 @@ import numpy as np
 from pseudoword import families, formats, methods, toybox, tracking
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
-from pseudoword.data import examples, folder
+from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
-from pseudoword.data.folder import Picture
+from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import RecipeError
 from pseudoword.families.locate import locate
 from pseudoword.placeholder import vector_tokens
@@ -39,7 +39,7 @@ class Job:
     facts: dict[str, Any]
     """What a checkpoint says besides its numbers."""
     family: Family
-    data: Dataset
+    data: Dataset | FramedPictures
     source: examples.Cached | examples.Streamed
     batch: int
     """Pictures of a step, over all micro-batches and processes."""
@@ -71,9 +71,9 @@ def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, r
     checkpoint = engine.on_main(lambda: run.find(resume))
     recipe, seed = _seeded(engine, recipe, checkpoint)
     [wanted] = recipe.concepts
-    pictures = folder.scan(wanted.pictures, recursive=recipe.data.recursive) if dataset is None else None
+    given = ConceptPictures(wanted, recipe.data) if dataset is None else dataset
     batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
-    facts = _facts(recipe, pictures or dataset, batch, engine.arithmetic())
+    facts = _facts(recipe, given, batch, engine.arithmetic())
     if checkpoint:
         refuse_changes(checkpoint, facts)
 
@@ -85,7 +85,7 @@ def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, r
     engine.start(family, methods.build(recipe.method), {wanted.token: rows})
     if checkpoint:
         engine.restore(checkpoint.step, checkpoint.arrays)
-    data = dataset if dataset is not None else _dataset(family, recipe, wanted, pictures)
+    data = given.framed(family) if isinstance(given, ConceptPictures) else given
     source = examples.prepare(
         data,
         family.vocabularies,
@@ -101,7 +101,7 @@ def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, r
     return Job(recipe, seed, checkpoint, facts, family, data, source, batch, steps)
 
 
-def in_steps(length: str, recipe: Recipe, data: Dataset, processes: int) -> int:
+def in_steps(length: str, recipe: Recipe, data: Dataset | FramedPictures, processes: int) -> int:
     """Return a length of steps or epochs in optimizer steps."""
     number, unit = parse_steps(length)
     if unit == "steps":
@@ -118,15 +118,14 @@ def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tu
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)), seed
 
 
-def _facts(
-    recipe: Recipe, data: list[Picture] | Dataset | None, batch: int, arithmetic: dict[str, str]
-) -> dict[str, Any]:
+def _facts(recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmetic: dict[str, str]) -> dict[str, Any]:
     """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
-    data = data.pictures if isinstance(data, TextualInversionDataset) else data
-    if isinstance(data, list):
-        pictures = [f"{picture.path.name} {picture.sha256[:16]}" for picture in data]
+    if isinstance(data, ConceptPictures):
+        pictures = data.facts()
+    elif isinstance(data, TextualInversionDataset):
+        pictures = [picture.fact for picture in data.pictures]
     else:
-        pictures = [f"{type(data).__name__} of {len(data or ())}"]
+        pictures = [f"{type(data).__name__} of {len(data)}"]
     arithmetic = {**arithmetic, "micro-batch": str(recipe.training.batch_size)}
     return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
 
@@ -160,26 +159,3 @@ def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarra
             )
         log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
     return rows
-
-
-def _dataset(
-    family: Family, recipe: Recipe, wanted: ConceptRecipe, pictures: list[Picture] | None
-) -> TextualInversionDataset:
-    """Return the concept's pictures at the run's resolution."""
-    size = recipe.data.resolution or family.resolution
-    if size % family.latent_factor:
-        raise RecipeError(f"resolution must be a multiple of {family.latent_factor} for this base, but is {size}.")
-    small = [picture.path.name for picture in pictures or () if min(picture.size) < size]
-    if small:
-        log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", size, ", ".join(small))
-    return TextualInversionDataset(
-        wanted.pictures,
-        tokenizer=None,
-        learnable_property=wanted.property,
-        size=size,
-        repeats=recipe.data.repeats,
-        flip_p=recipe.data.flip_p,
-        placeholder_token=wanted.token,
-        center_crop=recipe.data.fit == "crop",
-        pictures=pictures,
-    )

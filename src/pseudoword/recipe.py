@@ -8,11 +8,11 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Optional, Protocol
+from typing import Any, Literal, Optional
 
 from pseudoword.errors import RecipeError
 from pseudoword.placeholder import check_token
-from pseudoword.settings import at_least, build, plain, settle_types
+from pseudoword.settings import MethodOptions, at_least, build, plain, settle_types
 
 # Options are written Optional[X], not X | None: tyro checks the latter's defaults with typeguard, whose import
 # alone would cost --help 0.1 s.
@@ -43,14 +43,9 @@ Tracker = Literal[
     "swanlab",
 ]
 """Accelerate's names of experiment trackers, all of those installed, or none."""
+Fit = Literal["crop", "squash", "bucket"]
 MOST_VECTORS = 510
 """Beyond any text encoder's length."""
-
-
-class MethodOptions(Protocol):
-    """A method's options: a frozen dataclass that carries the method's name in the table."""
-
-    name: ClassVar[str]
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,8 @@ class ConceptRecipe:
     """What the word stands for; chooses the caption templates ('a photo of a …' or 'a painting in the style of …')."""
     num_vectors: int = 1
     """Rows the word has. More hold more detail, cost prompt length, and are harder to put into new scenes."""
+    templates: Optional[str] = None
+    """A text file of caption templates of your own, one a line, {} or [name] where the word goes."""
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -111,8 +108,21 @@ class Data:
 
     resolution: Optional[int] = None
     """Side of the square training pictures in pixels; by default the model's own."""
-    fit: Literal["crop", "squash"] = "crop"
-    """'crop' keeps the aspect ratio and cuts the centre square; 'squash' resizes to a square, as the guide's script."""
+    fit: Fit = "crop"
+    """'crop' keeps the aspect ratio and cuts squares; 'bucket' keeps it and trains each picture at the size nearest to
+    its shape, of as many pixels at most; 'squash' resizes to a square, as the guide's script."""
+    crops: int = 1
+    """Squares that 'crop' cuts, evenly spaced along the longer side, of which a step sees one. 1 is the centre."""
+    alpha_colour: str = "white"
+    """What transparent pixels become: a colour's name or '#rrggbb'."""
+    captions: Literal["templates", "files"] = "templates"
+    """'files': each picture's own, from NAME.txt beside it or metadata.jsonl, with {} or the word itself in it."""
+    shuffle_tags: bool = False
+    """Shuffle the comma-separated tags of captions from files at every step."""
+    keep_tags: int = 1
+    """Tags at the front that stay where they are when the others are shuffled."""
+    caption_dropout: float = 0.0
+    """Share of captions replaced by the bare word. Not by nothing: a caption without the word teaches it nothing."""
     flip_p: float = 0.5
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
     recursive: bool = False
@@ -124,12 +134,18 @@ class Data:
 
     def __post_init__(self) -> None:
         settle_types(self)
-        at_least(1, repeats=self.repeats)
-        at_least(0, workers=self.workers)
+        at_least(1, repeats=self.repeats, crops=self.crops)
+        at_least(0, workers=self.workers, keep_tags=self.keep_tags)
         if self.resolution is not None:
             at_least(8, resolution=self.resolution)
-        if not 0 <= self.flip_p <= 1:
-            raise RecipeError(f"flip_p is a share between 0 and 1, not {self.flip_p}.")
+        for name in ("flip_p", "caption_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
+        if self.crops > 1 and self.fit != "crop":
+            raise RecipeError(f"crops is {self.crops}, but fit {self.fit!r} cuts no squares; use fit 'crop' or 1.")
+        if self.shuffle_tags and self.captions == "templates":
+            raise RecipeError("shuffle_tags is for captions from files, but captions is 'templates'; make it 'files'.")
+        _check_colour(self.alpha_colour)
 
 
 @dataclass(frozen=True)
@@ -307,6 +323,9 @@ class Recipe:
         if len(self.concepts) > 1:
             tokens = ", ".join(c.token for c in self.concepts)
             raise RecipeError(f"One concept a run for now, not {len(self.concepts)} ({tokens}); train them one by one.")
+        for concept in self.concepts:
+            if concept.templates is not None and self.data.captions == "files":
+                raise RecipeError(f"captions is 'files', but templates is {concept.templates!r}; use one of the two.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, `None` left out, ready for TOML."""
@@ -350,6 +369,19 @@ def parse_steps(length: str, name: str = "steps") -> tuple[int, Literal["steps",
     if not number.isascii() or not number.isdigit() or int(number) < 1 or unit not in ("steps", "epochs"):
         raise RecipeError(f"{name} must be a positive number of steps or epochs ('500', '3 epochs'), not {length!r}.")
     return int(number), typing.cast(Literal["steps", "epochs"], unit)
+
+
+def _check_colour(colour: str) -> None:
+    if colour == "white":  # the default, without importing Pillow
+        return
+    from PIL import ImageColor
+
+    try:
+        opaque = len(ImageColor.getrgb(colour)) == 3
+    except ValueError:
+        opaque = False
+    if not opaque:
+        raise RecipeError(f"alpha_colour is a colour such as 'white', 'green' or '#808080', not {colour!r}.")
 
 
 _NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"

@@ -40,8 +40,9 @@ FREE_FIELDS = {
     "training.batch_size",
     "training.gradient_accumulation_steps",
     "concepts.0.pictures",
+    "concepts.0.templates",
 }
-"""Fields that may change; batch and pictures are compared by what they come to."""
+"""Fields that may change; batch, pictures and templates are compared by what they come to."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,13 @@ class Purpose(IntEnum):
     POSTERIOR = 4
     NOISE = 5
     ITEM = 6
+    CROP = 7
+    TAGS = 8
+    DROP = 9
+
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of latents."""
 
 
 def concept_key(token: str) -> int:
@@ -45,6 +52,32 @@ def pictures(seed: int, concept: int, positions: Sequence[int], count: int) -> n
     return np.asarray([rounds[p // count][p % count] for p in positions], dtype=np.int64)
 
 
+def draws(
+    seed: int,
+    token: str,
+    step: int,
+    indices: Sequence[int],
+    batch: int,
+    *,
+    flip_p: float,
+    num_timesteps: int,
+    latent_shapes: Sequence[Shape],
+) -> list[Draw]:
+    """Return the random choices for the pictures at `indices` of a step's global batch, one draw for each latent shape.
+
+    `latent_shapes` are those of all pictures; where they are equal, there is one draw.
+    """
+    at = [step * batch + i for i in indices]
+    by_shape: dict[Shape, list[int]] = {}
+    for index, picture in zip(indices, pictures(seed, concept_key(token), at, len(latent_shapes)), strict=True):
+        by_shape.setdefault(latent_shapes[picture], []).append(index)
+    common = {"num_pictures": len(latent_shapes), "num_timesteps": num_timesteps}
+    return [
+        draw(seed, token, step, own, batch, flip_p=flip_p, latent_shape=shape, **common)
+        for shape, own in by_shape.items()
+    ]
+
+
 def draw(
     seed: int,
     token: str,
@@ -55,11 +88,11 @@ def draw(
     num_pictures: int,
     flip_p: float,
     num_timesteps: int,
-    latent_shape: tuple[int, int, int],
+    latent_shape: Shape,
 ) -> Draw:
     """Return the random choices for the pictures at `indices` of a step's global batch of `batch` pictures.
 
-    `latent_shape` is (channels, height, width). The numbers depend on nothing but seed, token, step and index,
+    The numbers depend on nothing but seed, token, step and index,
     so any split of a batch over micro-batches and processes sees the same.
     """
     key = concept_key(token)
@@ -72,7 +105,10 @@ def draw(
         index=np.asarray(indices, dtype=np.int64),
         picture=pictures(seed, key, [step * batch + i for i in indices], num_pictures),
         template=np.asarray([g.random() for g in each(Purpose.TEMPLATE)]),
+        tags=np.asarray([g.integers(2**64, dtype=np.uint64) for g in each(Purpose.TAGS)], dtype=np.uint64),
+        drop=np.asarray([g.random() for g in each(Purpose.DROP)]),
         flip=np.asarray([g.random() < flip_p for g in each(Purpose.FLIP)], dtype=bool),
+        crop=np.asarray([g.random() for g in each(Purpose.CROP)]),
         timestep=np.asarray([g.integers(num_timesteps) for g in each(Purpose.TIMESTEP)], dtype=np.int64),
         posterior=np.stack([g.standard_normal(latent_shape, dtype=np.float32) for g in each(Purpose.POSTERIOR)]),
         noise=np.stack([g.standard_normal(latent_shape, dtype=np.float32) for g in each(Purpose.NOISE)]),

@@ -8,9 +8,15 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from pseudoword.errors import RecipeError
+
+
+class MethodOptions(Protocol):
+    """A method's options: a frozen dataclass that carries the method's name in the table."""
+
+    name: ClassVar[str]
 
 
 def settle_types(section: Any) -> None:
@@ -69,7 +75,7 @@ def _is_required(f: dataclasses.Field) -> bool:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """Return `value` as the annotated type, or say what was expected and what came."""
-    if getattr(hint, "_is_protocol", False):  # typing.is_protocol is not in Python 3.11 and 3.12
+    if hint is MethodOptions:
         if not dataclasses.is_dataclass(value) or isinstance(value, type):
             raise RecipeError(f"{where} must be a method's options, such as ClassicOptions(), not {value!r}.")
         return value

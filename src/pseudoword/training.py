@@ -8,13 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from pseudoword import engines, formats, hub, schedules
 from pseudoword.batch import Draw
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
+from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset
 from pseudoword.errors import RunError, TrainingStopped
 from pseudoword.evaluate.validator import Validator
@@ -64,7 +64,7 @@ def train(
                 began = time.perf_counter()
                 lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
                 try:
-                    loss = engine.step(list(islice(batches, len(shares))), lr)
+                    loss = engine.step(examples.take(batches, sum(map(len, shares))), lr)
                 except NonFiniteLoss as error:
                     raise _stopped(run, error, recipe) from error
                 seconds = time.perf_counter() - began
@@ -108,19 +108,18 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
 
 
 def _draws(steps: range, shares: list[list[int]], job: Job) -> Iterator[Draw]:
-    """Yield the draw of every micro-batch of this process, in the order of training."""
+    """Yield the draws of every micro-batch of this process, in the order of training."""
     for step in steps:
         for share in shares:
-            yield schedules.draw(
+            yield from schedules.draws(
                 job.seed,
                 job.token,
                 step,
                 share,
                 job.batch,
-                num_pictures=job.source.num_pictures,
                 flip_p=job.source.flip_p,
                 num_timesteps=job.family.num_timesteps,
-                latent_shape=job.source.latent_shape,
+                latent_shapes=job.source.latent_shapes,
             )
 
 

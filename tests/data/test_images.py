@@ -1,4 +1,4 @@
-"""Pictures become upright RGB without surprises, then squares, then numbers."""
+"""Pictures become upright RGB without surprises, then numbers."""
 
 from __future__ import annotations
 
@@ -124,37 +124,20 @@ def test_cmyk_becomes_the_colours_that_it_prints(tmp_path: Path):
         assert np.allclose(corners(result), corners(quarters()), atol=40)
 
 
+@pytest.mark.parametrize(("colour", "rgb"), [("black", BLACK), ("#102030", (16, 32, 48)), ("rgb(1, 2, 3)", (1, 2, 3))])
+def test_transparency_is_laid_on_the_colour_that_is_asked_for(tmp_path: Path, colour: str, rgb: tuple[int, ...]):
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.putpixel((2, 2), (0, 255, 0, 255))
+    image.save(tmp_path / "a.png")
+    assert corners(images.read_rgb(tmp_path / "a.png", colour)) == [GREEN, rgb, rgb, rgb]
+    quarters().save(tmp_path / "opaque.png")
+    assert corners(images.read_rgb(tmp_path / "opaque.png", colour)) == corners(quarters())
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
 def test_plain_modes_are_what_pillow_makes_of_them(tmp_path: Path, mode: str):
     image = quarters().convert(mode)
     assert np.array_equal(np.asarray(read(image, tmp_path)), np.asarray(image.convert("RGB")))
-
-
-# Squares
-
-
-@pytest.mark.parametrize(
-    ("size", "box"), [((40, 20), (10, 0, 30, 20)), ((20, 40), (0, 10, 20, 30)), ((21, 20), (0, 0, 20, 20))]
-)
-def test_a_crop_is_the_centre_square_and_keeps_the_aspect_ratio(size: tuple[int, int], box: tuple[int, int, int, int]):
-    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    image = Image.fromarray(values)
-    assert np.array_equal(np.asarray(images.square(image, 20, "crop")), np.asarray(image.crop(box)))
-
-
-def test_squashing_keeps_every_corner():
-    result = images.square(quarters(), 20, "squash")
-    assert result.size == (20, 20)
-    assert corners(result) == corners(quarters())
-    assert images.square(quarters(), 20, "crop").size == (20, 20)
-
-
-@pytest.mark.parametrize("name", ["linear", "bilinear", "bicubic", "lanczos"])
-def test_interpolation_is_pillows(name: str):
-    filters = {**{f.name.lower(): f for f in Image.Resampling}, "linear": Image.Resampling.BILINEAR}
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8))
-    result = images.square(image, 17, "squash", name)
-    assert np.array_equal(np.asarray(result), np.asarray(image.resize((17, 17), filters[name])))
 
 
 # Numbers
@@ -167,6 +150,12 @@ def test_pixels_are_channels_first_between_minus_one_and_one():
     assert (values.min(), values.max()) == (-1.0, 1.0)
     assert values[:, 2, 2].tolist() == [1.0, -1.0, -1.0]
     assert values[:, 17, 2].tolist() == [-1.0, -1.0, 1.0]
+
+
+def test_mirrored_pixels_are_those_of_the_mirrored_picture():
+    mirrored = images.pixels(quarters().transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert np.array_equal(images.pixels(quarters(), True), mirrored)
+    assert not np.array_equal(images.pixels(quarters()), mirrored)
 
 
 def test_every_grey_level_is_the_guides_number():

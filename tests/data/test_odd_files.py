@@ -101,7 +101,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "captions.txt": (lambda: b"a photo of a cat", "not a picture"),
     "page.html": (lambda: b"<html></html>", "not a picture"),
     "drawing.svg": (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not a picture"),
-    "metadata.jsonl": (lambda: b'{"file_name": "a.png"}', "not a picture"),
+    "metadata.csv": (lambda: b"file_name,text", "not a picture"),
     "pictures.zip": (zipped, "not a picture"),
     "paper.pdf": (lambda: b"%PDF-1.4\n%%EOF", "not a picture"),
     "film.mp4": (lambda: b"\0\0\0\x18ftypmp42", "not a picture"),

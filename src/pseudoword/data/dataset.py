@@ -11,6 +11,7 @@ import numpy as np
 from pseudoword.concept import Property
 from pseudoword.data import captions, folder, images
 from pseudoword.data.folder import Picture
+from pseudoword.data.framing import Framing
 from pseudoword.errors import PicturesError
 
 
@@ -99,6 +100,5 @@ class TextualInversionDataset:
     def pixels(self, picture: int, flipped: bool) -> np.ndarray:
         """Return a picture as `[3, size, size]` in [-1, 1], mirrored left to right if `flipped`."""
         image = images.read_rgb(self.pictures[picture].path)
-        fit: images.Fit = "crop" if self.center_crop else "squash"
-        values = images.pixels(images.square(image, self.size, fit, self.interpolation))
-        return np.ascontiguousarray(values[:, :, ::-1]) if flipped else values
+        [frame] = Framing(self.size, "crop" if self.center_crop else "squash").frames(image.size)
+        return images.pixels(frame.cut(image, self.interpolation), flipped)

@@ -6,14 +6,18 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from pseudoword import schedules
 from pseudoword.batch import Batch, Draw
+from pseudoword.data.captions import Captions
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.data.pictures import FramedPictures
 from pseudoword.errors import CaptionError
 from pseudoword.vocabulary import Vocabulary
 
@@ -22,28 +26,54 @@ log = logging.getLogger(__name__)
 Moments = tuple[Float[np.ndarray, "batch channels height width"], Float[np.ndarray, "batch channels height width"]]
 EncodeImages = Callable[[Float[np.ndarray, "batch 3 pixels_high pixels_wide"]], Moments]
 Ids = Mapping[str, Int[np.ndarray, " tokens"]]
+CaptionOf = Callable[[Draw, int], Ids]
+"""The caption of a draw's i-th picture."""
+REMEMBERED = 10_000
+"""Captions whose ids are kept; shuffled tags make more of them than a run sees twice."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class View:
+    """One frame of a picture, mirrored or not, encoded once."""
+
+    mean: Float[np.ndarray, "1 channels height width"]
+    std: Float[np.ndarray, "1 channels height width"]
+
+    @property
+    def shape(self) -> schedules.Shape:
+        """Channels, height and width of its latents."""
+        return self.mean.shape[1], self.mean.shape[2], self.mean.shape[3]
 
 
 class Cached:
-    """Latent moments of every (picture, mirrored) a run uses, and the ids of every caption."""
+    """Every view of every picture that a run uses, by frame and mirroring, and captions as a draw chooses them.
 
-    def __init__(self, moments: Sequence[Mapping[bool, Moments]], ids: Sequence[Sequence[Ids]], flip_p: float) -> None:
-        self.num_pictures = len(moments)
+    The frames of a picture have one shape; those of different pictures may differ.
+    """
+
+    def __init__(self, views: Sequence[Sequence[Mapping[bool, View]]], ids: CaptionOf, flip_p: float) -> None:
         self.flip_p = flip_p
-        self._moments = moments
+        self.latent_shapes: list[schedules.Shape] = [next(iter(frames[0].values())).shape for frames in views]
+        """Of each picture."""
+        self._views = views
         self._ids = ids
-        first = next(iter(moments[0].values()))[0]
-        self.latent_shape: tuple[int, int, int] = (first.shape[1], first.shape[2], first.shape[3])
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
         """Yield the batch that each draw chooses."""
         for draw in draws:
-            chosen = list(zip(draw.picture.tolist(), draw.flip.tolist(), draw.template.tolist(), strict=True))
-            moments = [self._moments[picture][flip] for picture, flip, _ in chosen]
-            captions = [self._ids[picture] for picture, _, _ in chosen]
-            ids = [own[int(t * len(own))] for own, (_, _, t) in zip(captions, chosen, strict=True)]
-            mean, std = (np.concatenate(part) for part in zip(*moments, strict=True))
-            yield Batch(_stack(ids), mean, std, np.zeros(len(chosen), dtype=np.int64)), draw
+            pictures, count = draw.picture.tolist(), range(len(draw.picture))
+            frames = [_choice(self._views[picture], draw.crop[i]) for i, picture in enumerate(pictures)]
+            views = [frames[i][bool(draw.flip[i])] for i in count]
+            ids = [self._ids(draw, i) for i in count]
+            mean, std = (np.concatenate(part) for part in zip(*((v.mean, v.std) for v in views), strict=True))
+            yield Batch(_stack(ids), mean, std, np.zeros(len(views), dtype=np.int64)), draw
+
+
+def _choice(several: Sequence[T], number: float) -> T:
+    """Return the one of several that a number in [0, 1) chooses."""
+    return several[int(number * len(several))]
 
 
 class Streamed:
@@ -52,12 +82,11 @@ class Streamed:
     def __init__(
         self, dataset: Dataset, read: ReadItem, encode_images: EncodeImages, seed: tuple[int, int], workers: int
     ):
-        self.num_pictures = len(dataset)
         self.flip_p = 0.0  # the dataset's own business
         self._items = _SeededItems(dataset, seed)
         self._read, self._encode, self._workers = read, encode_images, workers
         mean, _ = encode_images(read(self._items[0, 0, 0])[0][None])
-        self.latent_shape: tuple[int, int, int] = (mean.shape[1], mean.shape[2], mean.shape[3])
+        self.latent_shapes: list[schedules.Shape] = [(mean.shape[1], mean.shape[2], mean.shape[3])] * len(dataset)
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
         """Yield the batch that each draw chooses, loading ahead in worker processes if there are any."""
@@ -81,7 +110,7 @@ ReadItem = Callable[[Mapping[str, Any]], tuple[np.ndarray, Ids]]
 
 
 def prepare(
-    dataset: Dataset,
+    dataset: Dataset | FramedPictures,
     vocabularies: Mapping[str, Vocabulary],
     tokens: Sequence[str],
     encode_images: EncodeImages,
@@ -92,51 +121,75 @@ def prepare(
     """Return the examples of a dataset: cached if it allows, else streamed. CaptionError if the word is not in them."""
     if not len(dataset):
         raise CaptionError("The dataset is empty; it needs at least one picture.")
+    if isinstance(dataset, FramedPictures):
+        ids = _captions(dataset.own.captions, vocabularies)
+        return _cached(len(dataset.frames), dataset.pixels, ids, dataset.own.data.flip_p, encode_images)
     if (
         isinstance(dataset, TextualInversionDataset)
         and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
         and dataset.cacheable
     ):
-        return _cache_pictures(dataset, vocabularies, tokens[0], encode_images)
+        count = dataset.num_images
+        texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
+        ids = _captions(Captions(tokens[0], [texts] * count, ["templates"] * count), vocabularies)
+        return _cached(count, lambda *view: [dataset.pixels(*view)], ids, dataset.flip_p, encode_images)
     read = _item_reader(dataset, vocabularies, tokens)
     if getattr(dataset, "cacheable", False):
         log.info("Encoding %d items once", len(dataset))
         items = [read(dataset[i]) for i in range(len(dataset))]
-        return Cached([{False: encode_images(p[None])} for p, _ in items], [[ids] for _, ids in items], flip_p=0.0)
+        views = [[{False: View(*encode_images(pixels[None]))}] for pixels, _ in items]
+        return Cached(views, lambda draw, i: items[draw.picture[i]][1], flip_p=0.0)
     return Streamed(dataset, read, encode_images, (seed, schedules.concept_key(tokens[0])), workers)
 
 
-def _cache_pictures(
-    dataset: TextualInversionDataset,
-    vocabularies: Mapping[str, Vocabulary],
-    token: str,
+def _cached(
+    count: int,
+    frames: Callable[[int, bool], Sequence[np.ndarray]],
+    ids: CaptionOf,
+    flip_p: float,
     encode_images: EncodeImages,
 ) -> Cached:
-    texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
-    ids = [caption_ids(text, vocabularies, token) for text in texts]
-    sides = [side for side, used in ((False, dataset.flip_p < 1), (True, dataset.flip_p > 0)) if used]
-    log.info("Encoding %d pictures once%s", dataset.num_images, " and mirrored" if len(sides) > 1 else "")
-    moments = [
-        {flipped: encode_images(dataset.pixels(i, flipped)[None]) for flipped in sides}
-        for i in range(dataset.num_images)
-    ]
-    return Cached(moments, [ids] * dataset.num_images, dataset.flip_p)
+    """Encode the frames of so many pictures, mirrored where a run uses that; `frames` gives their pixels."""
+    sides = [side for side, used in ((False, flip_p < 1), (True, flip_p > 0)) if used]
+    log.info("Encoding %d pictures once%s", count, " and mirrored" if len(sides) > 1 else "")
+
+    views = []
+    for i in range(count):
+        by_side = {flipped: [View(*encode_images(pixels[None])) for pixels in frames(i, flipped)] for flipped in sides}
+        views.append([dict(zip(by_side, own, strict=True)) for own in zip(*by_side.values(), strict=True)])
+    return Cached(views, ids, flip_p)
 
 
-def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str) -> Ids:
-    """Return a caption's ids for each text encoder; CaptionError unless the word is in it whole."""
+def _captions(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> CaptionOf:
+    """Return how a draw's captions are read; CaptionError if one of them, in any order of its tags, loses the word."""
+    for name, text in captions.hardest():
+        caption_ids(text, vocabularies, captions.token, name)
+
+    @lru_cache(REMEMBERED)
+    def ids(text: str) -> Ids:
+        return caption_ids(text, vocabularies, captions.token)
+
+    def of(draw: Draw, i: int) -> Ids:
+        return ids(captions.text(int(draw.picture[i]), draw.template[i], int(draw.tags[i]), draw.drop[i]))
+
+    return of
+
+
+def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str, name: str = "") -> Ids:
+    """Return a caption's ids for each text encoder; CaptionError, saying where it is from, unless it holds the word."""
+    caption = f"The caption {text!r}{name and f' ({name})'}"
     ids = {}
     for encoder, vocabulary in vocabularies.items():
         encoded = vocabulary.encode(text)
         if token in encoded.cut:
             raise CaptionError(
-                f"The caption {text!r} is longer than the {vocabulary.model_max_length} tokens that the text encoder "
+                f"{caption} is longer than the {vocabulary.model_max_length} tokens that the text encoder "
                 f"reads, and the cut falls into {token!r}; use fewer vectors or a shorter caption."
             )
         if token not in encoded.words:
             raise CaptionError(
-                f"The caption {text!r} does not hold {token!r}, so nothing could be learned from it; "
-                f"a TextualInversionDataset of your own needs placeholder_token={token!r}."
+                f"{caption} does not hold {token!r}, so nothing could be learned from it; letters, digits and _ must "
+                f"not touch it, and a TextualInversionDataset of your own needs placeholder_token={token!r}."
             )
         ids[encoder] = encoded.ids
     return ids
@@ -182,6 +235,15 @@ def _item_reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], token
         return pixel_values, {encoder: np.asarray([rows.get(i, i) for i in given], dtype=np.int64)}
 
     return read
+
+
+def take(batches: Iterator[tuple[Batch, Draw]], pictures: int) -> list[tuple[Batch, Draw]]:
+    """Return the next batches that hold so many pictures together; there are more of them where shapes differ."""
+    taken: list[tuple[Batch, Draw]] = []
+    while pictures > 0:
+        taken.append(next(batches))
+        pictures -= len(taken[-1][0].concept)
+    return taken
 
 
 def _stack(ids: Sequence[Ids]) -> dict[str, Int[np.ndarray, "batch tokens"]]:

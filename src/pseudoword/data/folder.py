@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 SMALLEST = 16
 """Pixels of a side below which nothing can be learned."""
+METADATA = "metadata.jsonl"
+"""Where a Hugging Face image folder keeps captions."""
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 """Kinds of pictures that Pillow reads with a plugin only."""
 
@@ -33,34 +35,71 @@ class Picture:
     pixels: str
     """Hash of the pixels: equal for copies saved under other names or in another format without loss."""
 
+    @property
+    def fact(self) -> str:
+        """What a resumed run must find again: the name, and enough of the hash."""
+        return f"{self.path.name} {self.sha256[:16]}"
+
 
 class Unusable(Exception):
     """Why a file cannot be used as a picture."""
 
 
-def scan(folder: str | Path, *, recursive: bool = False) -> list[Picture]:
-    """Return the pictures of a folder by name; whatever else is there is named once, with the reason.
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds."""
 
-    Hidden files and folders are passed over, and folders in it unless `recursive`. Pictures that are the same, pixel by
-    pixel, are named. Raises PicturesError if the folder is missing or holds no picture.
+    folder: Path
+    pictures: list[Picture]
+    skipped: list[tuple[Path, str]]
+    """What cannot be used as a picture, and why."""
+    texts: dict[Path, Path]
+    """Pictures that have a NAME.txt beside them, and that."""
+    metadata: list[Path]
+    """Files named metadata.jsonl."""
+
+    def tell(self) -> None:
+        """Name what is not used, once, and pictures that are the same, pixel by pixel."""
+        if self.skipped:
+            log.warning("Not used from %s: %s", self.folder, _reasons(self.folder, self.skipped))
+        for same in duplicates(self.pictures):
+            log.warning("The same picture: %s", ", ".join(str(p.path.relative_to(self.folder)) for p in same))
+
+
+def scan(folder: str | Path, *, recursive: bool = False) -> list[Picture]:
+    """Return the pictures of a folder by name and say what else is there; PicturesError if there are none."""
+    found = look(folder, recursive=recursive)
+    found.tell()
+    return found.pictures
+
+
+def look(folder: str | Path, *, recursive: bool = False) -> Found:
+    """Return what is in a folder, pictures by name.
+
+    Hidden files and folders are passed over, and folders in it unless `recursive`. Raises PicturesError if the folder
+    is missing or holds no picture.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise PicturesError(f"There is no folder {str(folder)!r}; give the folder that holds your pictures.")
+    files = sorted(_files(folder, recursive))
+    metadata = [path for path in files if path.name == METADATA]
     pictures, skipped = [], []
-    for path in sorted(_files(folder, recursive)):
+    for path in files:
         try:
             pictures.append(read(path))
         except Unusable as error:
-            skipped.append(f"{path.relative_to(folder)} ({error})")
+            skipped.append((path, str(error)))
+    texts = {p.path: text for p in pictures if (text := p.path.with_suffix(".txt")).is_file() and text != p.path}
+    skipped = [(path, why) for path, why in skipped if path not in {*texts.values(), *metadata}]
     if not pictures:
-        seen = f"only {', '.join(skipped)}" if skipped else "no files"
+        seen = f"only {_reasons(folder, skipped)}" if skipped else "no files"
         raise PicturesError(f"No picture in {str(folder)!r}: {seen}. Put three to six pictures of the concept there.")
-    if skipped:
-        log.warning("Not used from %s: %s", folder, ", ".join(skipped))
-    for same in duplicates(pictures):
-        log.warning("The same picture: %s", ", ".join(str(p.path.relative_to(folder)) for p in same))
-    return pictures
+    return Found(folder, pictures, skipped, texts, metadata)
+
+
+def _reasons(folder: Path, skipped: Sequence[tuple[Path, str]]) -> str:
+    return ", ".join(f"{path.relative_to(folder)} ({why})" for path, why in skipped)
 
 
 def _files(folder: Path, recursive: bool) -> Iterator[Path]:

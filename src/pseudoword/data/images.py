@@ -1,34 +1,32 @@
-"""From a picture file to pixels: orientation, alpha, crop and size."""
+"""From a picture file to pixels: orientation, alpha, numbers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
-Fit = Literal["crop", "squash"]
 INTERPOLATION = {
     "linear": Image.Resampling.BILINEAR,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-ALPHA_COLOUR = (255, 255, 255)
-"""What transparent pixels become."""
+Source = str | Path | BinaryIO
 
 
-def read_rgb(path: str | Path) -> Image.Image:
-    """Decode a picture upright and in RGB, transparency laid on white."""
-    with Image.open(path) as image:
+def read_rgb(source: Source, alpha_colour: str = "white") -> Image.Image:
+    """Decode a picture upright and in RGB, transparency laid on a colour that `PIL.ImageColor` knows."""
+    with Image.open(source) as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
             return _grey_from_wide(upright)
         if "A" in upright.getbands() or "transparency" in upright.info:
             rgba = upright.convert("RGBA")
-            ground = Image.new("RGBA", rgba.size, (*ALPHA_COLOUR, 255))
+            ground = Image.new("RGBA", rgba.size, alpha_colour)
             return Image.alpha_composite(ground, rgba).convert("RGB")
         return upright.convert("RGB")
 
@@ -43,15 +41,7 @@ def _grey_from_wide(image: Image.Image) -> Image.Image:
     return Image.fromarray(eight).convert("RGB")
 
 
-def square(image: Image.Image, size: int, fit: Fit, interpolation: str = "bicubic") -> Image.Image:
-    """Return the picture as a square of `size` pixels: its centre square, or all of it squashed."""
-    if fit == "crop":
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    return image.resize((size, size), resample=INTERPOLATION[interpolation])
-
-
-def pixels(image: Image.Image) -> Float[np.ndarray, "3 height width"]:
-    """Return an RGB picture as values in [-1, 1]."""
-    return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)
+def pixels(image: Image.Image, flipped: bool = False) -> Float[np.ndarray, "3 height width"]:
+    """Return an RGB picture as values in [-1, 1], mirrored left to right if `flipped`."""
+    values = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / np.float32(127.5) - np.float32(1.0)
+    return np.ascontiguousarray(values[:, :, ::-1]) if flipped else values

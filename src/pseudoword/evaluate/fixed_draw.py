@@ -12,6 +12,7 @@ from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset
+from pseudoword.data.pictures import FramedPictures
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import EngineRecipe
 from pseudoword.vocabulary import lent_words
@@ -22,7 +23,7 @@ BATCH = 8
 
 
 def fixed_draw_loss(
-    family: Family, concept: Concept, pictures: Dataset, *, num_draws: int = 64, seed: int = 0
+    family: Family, concept: Concept, pictures: Dataset | FramedPictures, *, num_draws: int = 64, seed: int = 0
 ) -> float:
     """Return the mean loss of a word over fixed captions, noises and evenly spread timesteps of its pictures.
 
@@ -45,21 +46,20 @@ def fixed_draws(
 ) -> list[tuple[Batch, Draw]]:
     """Return at least `num_draws` of a word's examples with noise at timesteps spread evenly over all there are."""
     batches = -(-num_draws // BATCH)
+    spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
+    timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
     draws = [
-        schedules.draw(
+        dataclasses.replace(draw, timestep=timesteps[i][draw.index])
+        for i in range(batches)
+        for draw in schedules.draws(
             seed,
             token,
             FIRST_STEP + i,
             range(BATCH),
             BATCH,
-            num_pictures=source.num_pictures,
             flip_p=source.flip_p,
             num_timesteps=family.num_timesteps,
-            latent_shape=source.latent_shape,
+            latent_shapes=source.latent_shapes,
         )
-        for i in range(batches)
     ]
-    spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
-    timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
-    even = (dataclasses.replace(draw, timestep=own) for draw, own in zip(draws, timesteps, strict=True))
-    return list(source.batches(even))
+    return list(source.batches(draws))

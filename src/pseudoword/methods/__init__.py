@@ -6,7 +6,7 @@ from typing import Any
 
 from pseudoword.contracts import Method
 from pseudoword.methods.classic import Classic
-from pseudoword.recipe import MethodOptions
+from pseudoword.settings import MethodOptions
 
 METHODS: dict[str, Any] = {"classic": Classic}
 OPTIONS: dict[str, type] = {name: method.Options for name, method in METHODS.items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pseudoword.contracts import Arrays
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import at_least, settle_types
+from pseudoword.settings import at_least, settle_types
 
 if TYPE_CHECKING:
     import numpy as np

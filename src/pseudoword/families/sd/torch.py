@@ -65,6 +65,7 @@ class StableDiffusion:
         self.num_timesteps: int = int(scheduler.config["num_train_timesteps"])
         self.alphas_cumprod = scheduler.alphas_cumprod
         self.latent_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        self.bucket_multiple = self.latent_factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
         self.resolution: int = int(unet.config["sample_size"]) * self.latent_factor
         _check_clip_skip(base, text_encoder)
 

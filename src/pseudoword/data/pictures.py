@@ -1,0 +1,106 @@
+"""A concept's pictures as a recipe asks for them: found before any model is loaded, then framed for one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from pseudoword.contracts import Family
+from pseudoword.data import caption_files, folder, images
+from pseudoword.data.captions import TEMPLATES, Captions, read_templates
+from pseudoword.data.folder import Found
+from pseudoword.data.framing import Frame, Framing
+from pseudoword.errors import RecipeError
+from pseudoword.recipe import ConceptRecipe, Data
+
+log = logging.getLogger(__name__)
+
+
+class ConceptPictures:
+    """The pictures of a concept; PicturesError says what is wrong with them."""
+
+    def __init__(self, wanted: ConceptRecipe, data: Data) -> None:
+        self.wanted, self.data = wanted, data
+        self.found = folder.look(wanted.pictures, recursive=data.recursive)
+        self.found.tell()
+        self.pictures = self.found.pictures
+        self.captions = _captions(wanted, data, self.found)
+
+    def __len__(self) -> int:
+        """Return the length of an epoch: pictures times repeats."""
+        return len(self.pictures) * self.data.repeats
+
+    def facts(self) -> list[str]:
+        """Return what a resumed run must find again: names and hashes of pictures and captions."""
+        if self.data.captions == "files":
+            told = zip(self.pictures, self.captions.texts, strict=True)
+            return [f"{picture.fact} captioned {_hash(own)}" for picture, own in told]
+        facts = [picture.fact for picture in self.pictures]
+        if self.wanted.templates is not None:
+            facts.append(f"{Path(self.wanted.templates).name} {_hash(self.captions.texts[0])}")
+        return facts
+
+    def framed(self, family: Family) -> FramedPictures:
+        """Return the pictures cut to a base's sizes; names those that are enlarged for it."""
+        framing = _framing(self.data, self.data.resolution or family.resolution, family)
+        frames = [framing.frames(picture.size) for picture in self.pictures]
+        small = [p.path.name for p, own in zip(self.pictures, frames, strict=True) if own[0].enlarged]
+        if small:
+            log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", framing.size, ", ".join(small))
+        return FramedPictures(self, frames)
+
+
+def _captions(wanted: ConceptRecipe, data: Data, found: Found) -> Captions:
+    """Return what may stand beside each picture; CaptionError names what is missing or wrong."""
+    if data.captions == "files":
+        own = caption_files.of_pictures(found)
+        texts = [[caption_files.placed(c, p, wanted.token)] for c, p in zip(own, found.pictures, strict=True)]
+        names = [f"{p.path.name} from {c.source}" for c, p in zip(own, found.pictures, strict=True)]
+        return Captions(wanted.token, texts, names, data.shuffle_tags, data.keep_tags, data.caption_dropout)
+    for unused in [*found.texts.values(), *found.metadata][:1]:
+        log.info(
+            "Captions lie beside the pictures (%s, …), but templates are used; captions 'files' uses them.", unused.name
+        )
+    if wanted.templates is None:
+        name, templates = "templates", [template.format(wanted.token) for template in TEMPLATES[wanted.property]]
+    else:
+        name, templates = wanted.templates, read_templates(wanted.templates, wanted.token)
+    every = range(len(found.pictures))
+    return Captions(wanted.token, [templates for _ in every], [name for _ in every], dropout=data.caption_dropout)
+
+
+def _hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _framing(data: Data, size: int, family: Family) -> Framing:
+    """Return how a base's pictures are framed; RecipeError if it cannot read pictures of this size."""
+    multiple = family.bucket_multiple if data.fit == "bucket" else family.latent_factor
+    if size % multiple:
+        wanting = "fit 'bucket' on this base" if data.fit == "bucket" else "this base"
+        raise RecipeError(f"resolution must be a multiple of {multiple} for {wanting}, but is {size}.")
+    return Framing(size, data.fit, data.crops, multiple)
+
+
+@dataclass(frozen=True)
+class FramedPictures:
+    """A concept's pictures at their training sizes."""
+
+    own: ConceptPictures
+    frames: list[list[Frame]]
+    """Of each picture."""
+
+    def __len__(self) -> int:
+        """Return the length of an epoch."""
+        return len(self.own)
+
+    def pixels(self, picture: int, flipped: bool) -> list[Float[np.ndarray, "3 height width"]]:
+        """Return each frame of a picture in [-1, 1], mirrored left to right if `flipped`."""
+        image = images.read_rgb(self.own.pictures[picture].path, self.own.data.alpha_colour)
+        return [images.pixels(frame.cut(image), flipped) for frame in self.frames[picture]]
