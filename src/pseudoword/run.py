@@ -131,7 +131,7 @@ class Run:
 
     def begin(self, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
         """Write the recipe and make the folder say only what happened up to the checkpoint."""
-        for left in self.folder.glob(f"{disk.TEMPORARY}*"):
+        for left in [*self.folder.glob(f"{disk.TEMPORARY}*"), *self.folder.glob(f"*/{disk.TEMPORARY}*")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         step = checkpoint.step if checkpoint else 0
         stale = [path for at, path in self.checkpoints() if at > step]
