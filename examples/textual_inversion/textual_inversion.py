@@ -100,6 +100,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         ),
         base=BaseModel(
             model=args.pretrained_model_name_or_path,
+            config=args.config,
             revision=args.revision,
             variant=args.variant,
             tokenizer=args.tokenizer_name,
@@ -249,7 +250,13 @@ def _word(flags: Flags) -> None:
 
 def _base(flags: Flags) -> None:
     flags.add_argument(
-        "--pretrained_model_name_or_path", required=True, help="folder in diffusers layout, Hub id, or 'toybox'"
+        "--pretrained_model_name_or_path",
+        required=True,
+        help="folder in diffusers layout, Hub id, .safetensors or .ckpt file, or 'toybox'",
+    )
+    flags.add_argument(
+        "--config",
+        help="with such a file: folder in diffusers layout, or Hub id, of a base like it; our own flag",
     )
     flags.add_argument("--revision", help="branch, tag or commit on the Hub")
     flags.add_argument("--variant", help="variant of the weight files, such as fp16")

@@ -35,7 +35,7 @@ class Concept:
     rows: Rows
     property: Property = "object"
     base: str = ""
-    """The model it was trained on, as a folder or Hub id; empty where a file does not say."""
+    """The model it was trained on, as a folder, file or Hub id; empty where a file does not say."""
     steps: int = 0
     """Optimizer steps it was trained for; 0 where a file does not say."""
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -67,8 +67,9 @@ class Family(Protocol):
     """A loaded base model of some kind, frozen. Arrays are the engine's own unless said otherwise.
 
     A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
-    (PIPELINE, TAGS); `words`, whose `vocabularies(base)` reads nothing but tokenizers and tables; and `miniature`,
-    whose `write(folder)` makes a base of random weights in the real classes.
+    (PIPELINE, TAGS, CONFIG); `words`, whose `vocabularies(base)` reads nothing but tokenizers and tables;
+    `single_file`, whose `usual_config(base)` names a base on the Hub that configures a checkpoint in one file; and
+    `miniature`, whose `write(folder)` makes a base of random weights in the real classes.
     """
 
     vocabularies: Mapping[str, Vocabulary]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pseudoword import disk, families
 from pseudoword.concept import Concept
+from pseudoword.families.single_file import is_single_file
 from pseudoword.formats import stem_of
 from pseudoword.recipe import Recipe
 
@@ -23,7 +24,9 @@ def card(concept: Concept, recipe: Recipe, batch: int) -> str:
     """Return the model card as Markdown with the Hub's metadata block."""
     facts = families.part(recipe.base.family, "facts")
     tags = "".join(f"- {tag}\n" for tag in (*facts.TAGS, *TAGS))
-    on_hub = concept.base.count("/") == 1
+    is_file = is_single_file(recipe.base.model)
+    on_hub = concept.base.count("/") == 1 and not is_file
+    place = concept.base if on_hub else f"path/to/{concept.base}" if is_file else "path/to/the/base"
     is_object = concept.property == "object"
     prompt = f"a photo of {concept.token}" if is_object else f"a painting in the style of {concept.token}"
     vectors = "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"
@@ -43,7 +46,7 @@ an {"object" if is_object else "artistic style"}, {vectors}, {concept.steps} ste
 ```python
 from diffusers import {facts.PIPELINE}
 
-pipeline = {facts.PIPELINE}.from_pretrained("{concept.base if on_hub else "path/to/the/base"}")
+pipeline = {facts.PIPELINE}.{"from_single_file" if is_file else "from_pretrained"}("{place}")
 pipeline.load_textual_inversion("path/to/this/folder")
 pipeline({json.dumps(prompt, ensure_ascii=False)}{clip_skip}).images[0].save("picture.png")
 ```

@@ -22,6 +22,7 @@ from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import RecipeError
 from pseudoword.families.locate import locate
+from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
 from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
@@ -131,10 +132,14 @@ def _facts(recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmet
 
 
 def _without_paths(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's values, a base in a folder by its name: the rest of its path is about a disk."""
+    """Return the recipe's values, a base in a folder or file by its name: the rest of its path is about a disk."""
     values = recipe.to_dict()
-    if Path(recipe.base.model).expanduser().is_dir():
-        values["base"]["model"] = Path(recipe.base.model).expanduser().resolve().name
+    for name in {"model", "config"} & values["base"].keys():
+        path = Path(values["base"][name]).expanduser()
+        if path.is_dir():
+            values["base"][name] = path.resolve().name
+        elif is_single_file(str(path)):
+            values["base"][name] = path.name  # not resolved: in the Hub's cache a file is a link to a hash
     return values
 
 

@@ -82,11 +82,13 @@ class BaseModel:
     """The frozen text-to-image model that the word is learned for."""
 
     model: str
-    """Folder in diffusers layout, Hub id, or 'toybox' for the small model inside this package."""
+    """Folder in diffusers layout, Hub id, .safetensors or .ckpt file, or 'toybox', the small model inside."""
     family: str = "sd"
     """The kind of base model: 'sd' is Stable Diffusion 1.x and 2.x."""
     revision: Optional[str] = None
     """Branch, tag or commit on the Hub."""
+    config: Optional[str] = None
+    """With one file: folder in diffusers layout (weights or not) or Hub id to configure it; by default SD 1.5/2.1."""
     variant: Optional[str] = None
     """Variant of the weight files, such as 'fp16'."""
     tokenizer: Optional[str] = None

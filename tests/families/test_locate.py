@@ -41,7 +41,7 @@ def test_a_folder_of_something_else_is_refused_with_what_to_do(tmp_path: Path):
         RecipeError, match=r"^The folder '.*' is not a model in diffusers layout: it has no model_index"
     ):
         locate(BaseModel(str(tmp_path)), {})
-    with pytest.raises(RecipeError, match=r"converted first \(diffusers' from_single_file, then save_pretrained\)\.$"):
+    with pytest.raises(RecipeError, match=r"name that \.safetensors or \.ckpt file itself\.$"):
         locate(BaseModel(str(tmp_path)), {})
 
 

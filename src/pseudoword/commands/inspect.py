@@ -19,6 +19,8 @@ class Options:
     """Embedding files, or folders that hold a learned word."""
     base: Optional[str] = None
     """A base model to compare with: norms beside the vocabulary's, and each row's nearest words."""
+    config: Optional[str] = None
+    """With a base that is a .safetensors or .ckpt file: folder in diffusers layout, or Hub id, of a base like it."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print a JSON array, an object a file."""
 
@@ -41,7 +43,9 @@ def run(arguments: Sequence[str]) -> int:
 
     if not options.file:
         raise RecipeError("Name at least one embedding file, or the folder of a run.")
-    base = BaseModel(options.base) if options.base else None
+    if options.config and not options.base:
+        raise RecipeError("--config goes with --base FILE, but there is no --base.")
+    base = BaseModel(options.base, config=options.config) if options.base else None
     told = [inspect(file, base) for file in options.file]
     if options.json:
         print(json.dumps(told, indent=1))

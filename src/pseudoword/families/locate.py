@@ -1,4 +1,4 @@
-"""Where a base model is: a folder, a Hub id, one that has moved, or the one inside this package."""
+"""Where a base model is: a folder, one file, a Hub id, one that has moved, or the one inside this package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from pseudoword import families
 from pseudoword.errors import RecipeError
+from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel
 
 log = logging.getLogger(__name__)
@@ -22,18 +24,25 @@ def locate(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
     """Return the base with a `model` that can be loaded; RecipeError with what to try if there is none.
 
     `built_in` maps names such as 'toybox' to folders inside the package. The Hub is asked once, here, before loaders
-    ask it for every file.
+    ask it for every file. The `config` of a base in one file becomes a folder on this machine.
     """
     if base.model.startswith("~"):
         base = dataclasses.replace(base, model=str(Path(base.model).expanduser()))
-    if base.model in built_in and not Path(base.model).is_dir():
+    is_built_in = base.model in built_in and not Path(base.model).is_dir()
+    if not is_built_in and is_single_file(base.model):
+        return _with_config(base, built_in)
+    if base.config is not None:
+        raise RecipeError(
+            f"config is {base.config!r}, but {base.model!r} is not a checkpoint in one file: a folder or a model on "
+            "the Hub has its own configuration, so leave --config out."
+        )
+    if is_built_in:
         return dataclasses.replace(base, model=str(built_in[base.model]))
     if Path(base.model).is_dir():
         if not (Path(base.model) / "model_index.json").is_file():
             raise RecipeError(
                 f"The folder {base.model!r} is not a model in diffusers layout: it has no model_index.json. "
-                "A single .safetensors checkpoint must be converted first (diffusers' from_single_file, then "
-                "save_pretrained)."
+                "If there is a checkpoint in one file in it, name that .safetensors or .ckpt file itself."
             )
         return base
     if not HUB_ID.fullmatch(base.model):
@@ -76,3 +85,59 @@ def _refused_by_hub(base: BaseModel) -> Exception | None:
             f"for it ({type(error.__cause__ or error).__name__}); check the connection, or give a local folder."
         )
     return None
+
+
+# One file, and the configuration that goes with it
+
+
+def _with_config(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
+    """Return a base in one file with the folder of its configuration: the one given, or the usual one from the Hub."""
+    path = Path(base.model)
+    if not path.is_file():
+        raise RecipeError(f"There is no file {base.model!r}.")
+    if base.variant is not None:
+        raise RecipeError(f"variant is {base.variant!r}, but {base.model!r} is one file, which has no variants.")
+    if base.revision is not None and base.config is None:
+        raise RecipeError(f"revision is {base.revision!r}, but {base.model!r} is one file, which has no revisions.")
+    config = base.config or families.part(base.family, "single_file").usual_config(base)
+    if base.config is None:
+        log.info("No config given: %s is taken to be configured as %r.", path.name, config)
+    folder = Path(config).expanduser()
+    if config in built_in and not folder.is_dir():
+        folder = built_in[config]
+    if not folder.is_dir():
+        folder = _config_from_hub(base, config)
+    lacking = [name for name in families.part(base.family, "facts").CONFIG if not (folder / name).is_file()]
+    if lacking:
+        raise RecipeError(
+            f"The configuration {config!r} for {base.model!r} lacks {', '.join(lacking)}; "
+            "give --config a folder in diffusers layout, which may do without the weights."
+        )
+    return dataclasses.replace(base, config=str(folder))
+
+
+def _config_from_hub(base: BaseModel, config: str) -> Path:
+    """Return a folder in the Hub's cache with every file of a model but its weights, or RecipeError."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    if not HUB_ID.fullmatch(config) or Path(config).is_file():
+        raise RecipeError(f"There is no folder {config!r} for --config, and a Hub id looks like 'owner/name'.")
+    try:
+        return Path(snapshot_download(config, revision=base.revision, allow_patterns=["*.json", "*.txt"]))
+    except RepositoryNotFoundError as error:
+        if config in MOVED:
+            log.warning("%r is no longer on the Hub; using %r instead.", config, MOVED[config])
+            return _config_from_hub(base, MOVED[config])
+        raise RecipeError(
+            f"There is no model {config!r} on the Hub, nor a folder of that name here, to configure {base.model!r}; "
+            "give --config a folder in diffusers layout."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise RecipeError(f"The model {config!r} has no revision {base.revision!r} on the Hub.") from error
+    except Exception as error:  # whatever a client raises that cannot get through, by itself or by a proxy
+        raise RecipeError(
+            f"The checkpoint {base.model!r} needs the configuration of {config!r}, which is neither in the Hub's cache "
+            f"nor can the Hub be asked for it ({type(error.__cause__ or error).__name__}); check the connection, or "
+            "give --config a folder in diffusers layout, which may do without the weights."
+        ) from error

@@ -8,3 +8,11 @@ PIPELINE = "StableDiffusionPipeline"
 """The diffusers class that samples from such a base."""
 TAGS = ("stable-diffusion", "stable-diffusion-diffusers")
 """What the Hub calls words for such a base."""
+CONFIG = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "unet/config.json",
+    "vae/config.json",
+)
+"""What configures a checkpoint in one file, besides a tokenizer."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.loaders.single_file_utils import SingleFileComponentError, create_diffusers_clip_model_from_ldm
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import nn
@@ -26,7 +28,9 @@ from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.errors import RecipeError
 from pseudoword.families import samplers
 from pseudoword.families.lookup import lent
+from pseudoword.families.sd.single_file import state_dict
 from pseudoword.families.sd.words import load_tokenizer
+from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.vocabulary import Vocabulary
 
@@ -34,6 +38,13 @@ log = logging.getLogger(__name__)
 
 LOADING = threading.Lock()
 """transformers and diffusers switch the whole process to empty weights while they load, so one at a time."""
+
+MISSING = "tensors are missing"
+NOTHING_TO_CHECK: dict[str, Any] = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "requires_safety_checker": False,
+}
 
 Latents = Float[torch.Tensor, "batch channels height width"]
 
@@ -68,6 +79,7 @@ class StableDiffusion:
         self.bucket_multiple = self.latent_factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
         self.resolution: int = int(unet.config["sample_size"]) * self.latent_factor
         _check_clip_skip(base, text_encoder)
+        _check_channels(unet, vae)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -82,6 +94,8 @@ class StableDiffusion:
 
     @classmethod
     def _load(cls, base: BaseModel) -> StableDiffusion:
+        if is_single_file(base.model):
+            return cls(base, *_parts_of_file(base))
         where: dict[str, Any] = {"revision": base.revision}
         try:
             tokenizer = load_tokenizer(base)
@@ -91,9 +105,8 @@ class StableDiffusion:
             unet = UNet2DConditionModel.from_pretrained(base.model, subfolder="unet", **half)
             scheduler = DDPMScheduler.from_pretrained(base.model, subfolder="scheduler", **where)
         except (OSError, ValueError, RecipeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise RecipeError(
-                f"Cannot load {base.model!r} as Stable Diffusion 1.x or 2.x in diffusers layout: {reason} "
+                f"Cannot load {base.model!r} as Stable Diffusion 1.x or 2.x in diffusers layout: {_reason(error)} "
                 "Give a folder or Hub id that has tokenizer, text_encoder, vae, unet and scheduler."
             ) from error
         return cls(
@@ -197,15 +210,17 @@ class StableDiffusion:
         table = text_encoder.resize_token_embeddings(size, mean_resizing=False).weight.data
         for concept in concepts:
             table[tokenizer.convert_tokens_to_ids(concept.tokens)] = torch.tensor(concept.rows[self.encoder])
-        # Everything else as the base has it: its scheduler, its safety checker, its feature extractor.
+        # Everything else as the base has it: its scheduler, and unless it is one file, which has neither, its safety
+        # checker and its feature extractor.
         pipeline: Any = StableDiffusionPipeline.from_pretrained(
-            self.base.model,
+            self.base.config or self.base.model,
             revision=self.base.revision,
             variant=self.base.variant,
             tokenizer=tokenizer,
             text_encoder=text_encoder,
             vae=self.vae,
             unet=self.unet,
+            **(NOTHING_TO_CHECK if self.base.config else {}),
         )
         pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
         return pipeline
@@ -221,9 +236,7 @@ class StableDiffusion:
             vae=self.vae,
             unet=self.unet,
             scheduler=samplers.scheduler(sampler, self.scheduler, self.prediction_type),
-            safety_checker=cast(Any, None),
-            feature_extractor=cast(Any, None),
-            requires_safety_checker=False,
+            **NOTHING_TO_CHECK,
         )
 
     @torch.no_grad()
@@ -251,6 +264,40 @@ def _load_text_encoder(base: BaseModel) -> CLIPTextModel:
     return CLIPTextModel.from_pretrained(base.model, **options)
 
 
+def _parts_of_file(
+    base: BaseModel,
+) -> tuple[Any, CLIPTextModel, AutoencoderKL, UNet2DConditionModel, DDPMScheduler]:
+    """Load what a checkpoint in one file holds and what its configuration adds, or raise RecipeError."""
+    tokenizer, tensors = load_tokenizer(base), state_dict(Path(base.model))
+
+    def part(name: str, load: Callable[..., Any], *first: Any) -> Any:
+        try:
+            module = load(*first, tensors, config=base.config, subfolder=name, local_files_only=True)
+            if any(parameter.is_meta for parameter in module.parameters()):
+                raise ValueError(MISSING)
+        except (OSError, ValueError, RuntimeError, KeyError, SingleFileComponentError) as error:
+            # diffusers moves the UNet and the VAE, so to it a tensor that nothing was loaded into is an error.
+            reason = MISSING if "meta tensor" in str(error) else _reason(error).partition(". If you want")[0]
+            raise RecipeError(
+                f"The {name} in {base.model!r} does not fit the configuration {base.config!r}: {reason}. "
+                "Download the file again, or give --config a folder of the same kind of model."
+            ) from error
+        return module
+
+    return (
+        tokenizer,
+        part("text_encoder", create_diffusers_clip_model_from_ldm, CLIPTextModel),
+        part("vae", AutoencoderKL.from_single_file),
+        part("unet", UNet2DConditionModel.from_single_file),
+        cast(DDPMScheduler, DDPMScheduler.from_pretrained(base.config, subfolder="scheduler")),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what a library says."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def _prediction_type(base: BaseModel, scheduler: DDPMScheduler) -> objectives.PredictionType:
     kind = base.prediction_type or scheduler.config["prediction_type"]
     if kind not in objectives.PREDICTION_TYPES:
@@ -265,6 +312,15 @@ def _check_clip_skip(base: BaseModel, text_encoder: CLIPTextModel) -> None:
     layers = text_encoder.config.num_hidden_layers
     if base.clip_skip and base.clip_skip >= layers:
         raise RecipeError(f"clip_skip is {base.clip_skip}, but the text encoder has only {layers} layers.")
+
+
+def _check_channels(unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+    takes, made = unet.config["in_channels"], vae.config["latent_channels"]
+    if takes != made:
+        raise RecipeError(
+            f"The UNet takes {takes} channels, but the VAE makes {made}: a model for inpainting or editing, "
+            "from which no word can be learned here; take the text-to-image model."
+        )
 
 
 FAMILY = StableDiffusion

