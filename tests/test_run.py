@@ -248,10 +248,16 @@ def test_resuming_an_older_checkpoint_sets_aside_the_newer_ones(run: Run, make_r
 
 
 def test_what_a_killed_process_left_half_written_is_removed(run: Run, make_recipe: MakeRecipe):
-    (run.folder / f"{disk.TEMPORARY}77-checkpoint-4").mkdir()
+    half = run.folder / f"{disk.TEMPORARY}77-checkpoint-4"
+    half.mkdir()
+    (half / f"{disk.TEMPORARY}77-state.safetensors").write_text("")
     (run.folder / f"{disk.TEMPORARY}77-recipe.toml").write_text("[ba")
-    run.begin(make_recipe(), None)
-    assert names(run.folder) == ["log.jsonl", "recipe.toml"]
+    run.samples.mkdir()
+    (run.samples / f"{disk.TEMPORARY}77-step-000100.png").write_text("")
+    (run.samples / "step-000000.png").write_text("")
+    run.begin(make_recipe(), Checkpoint(3, ARRAYS, {}, Path("checkpoint-3")))
+    assert names(run.folder) == ["log.jsonl", "recipe.toml", "samples"]
+    assert names(run.samples) == ["step-000000.png"]
 
 
 # What a resume may change

@@ -154,6 +154,19 @@ def test_a_tracker_that_does_not_start_is_refused_alone_and_left_out_of_all(
     assert "The tracker 'wandb' does not start (api_key not configured); going on without it." in caplog.text
 
 
+def test_a_signal_while_a_tracker_starts_ends_the_process(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, "wandb")
+
+    def told_to_end(**kwargs: Any) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", told_to_end)
+    with pytest.raises(SystemExit, match="143"):
+        next(train(make_recipe(report_to="wandb")))
+
+
 def test_a_tracker_that_fails_on_the_way_is_left_out(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,6 +47,12 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> Path:
     return path
 
 
+def sweep(folder: Path) -> None:
+    """Delete what a killed process left half-written in a folder that nobody else writes to."""
+    for left in list(folder.glob(f"{TEMPORARY}*")):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut, where the system can (Windows cannot open folders)."""
     if os.name == "nt":

@@ -131,8 +131,9 @@ class Run:
 
     def begin(self, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
         """Write the recipe and make the folder say only what happened up to the checkpoint."""
-        for left in [*self.folder.glob(f"{disk.TEMPORARY}*"), *self.folder.glob(f"*/{disk.TEMPORARY}*")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        disk.sweep(self.folder)
+        for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
+            disk.sweep(folder)
         step = checkpoint.step if checkpoint else 0
         stale = [path for at, path in self.checkpoints() if at > step]
         stale += [path for at, path in self._words() if at > step]

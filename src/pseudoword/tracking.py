@@ -40,7 +40,7 @@ class Trackers:
                 tracker = self._made(name)
                 tracker.start()
                 tracker.store_init_configuration(flat(self.recipe.to_dict()))
-            except (Exception, SystemExit) as error:  # each fails in its own way: no login, no network, no disk
+            except Exception as error:  # each fails in its own way: no login, no network, no disk
                 if asked != "all":
                     raise RecipeError(
                         f"The tracker {name!r} does not start ({_reason(error)}). Set it up, or choose another with "
