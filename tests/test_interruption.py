@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -167,11 +168,14 @@ def test_no_memory_for_one_picture_says_what_to_try(make_recipe: MakeRecipe, mon
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> list[int]:
-    """Let the `at`-th write, sync or rename fail; returns a list whose length counts them."""
+    """Let the `at`-th opening to write, sync or rename fail; returns a list whose length counts them."""
     calls: list[int] = []
+    opened = Path.open
 
     def wrapped(action: Callable[..., Any]) -> Callable[..., Any]:
         def act(*args: Any, **options: Any) -> Any:
+            if action is opened and (args[1:] or ("r",))[0] in ("r", "rb"):
+                return action(*args, **options)
             calls.append(1)
             if len(calls) == at:
                 raise OSError(number, os.strerror(number))
@@ -182,6 +186,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> list[int]:
     monkeypatch.setattr(os, "fsync", wrapped(os.fsync))
     monkeypatch.setattr(Path, "replace", wrapped(Path.replace))
     monkeypatch.setattr(Path, "rename", wrapped(Path.rename))
+    monkeypatch.setattr(Path, "open", wrapped(opened))
     return calls
 
 
@@ -190,15 +195,25 @@ def learn(recipe: Recipe, resume: str | None = None) -> None:
         pass
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_fault_at_any_write_sync_or_rename_loses_nothing_that_was_kept(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    common = {"steps": "3", "checkpointing_steps": 1, "save_steps": 2, "checkpoints_total_limit": 2}
+    common: dict[str, Any] = {
+        "steps": "3",
+        "checkpointing_steps": 1,
+        "save_steps": 2,
+        "checkpoints_total_limit": 2,
+        "validation_prompts": [f"a {TOKEN}"],
+        "validation_steps": "2",
+        "validation_sampling_steps": 1,
+        "num_validation_images": 1,
+        "loss_steps": 2,
+    }
     with monkeypatch.context() as patch:
         calls = failing(patch, at=0, number=0)
         learn(make_recipe(**common, folder=str(tmp_path / "whole")))
-    assert len(calls) > 40
+    assert len(calls) > 80
     for at in range(1, len(calls) + 1, every):
         recipe = make_recipe(**common, folder=str(tmp_path / f"at-{at}"))
         number = (errno.ENOSPC, errno.EIO, errno.EROFS)[at % 3]
@@ -212,3 +227,36 @@ def test_a_fault_at_any_write_sync_or_rename_loses_nothing_that_was_kept(
         assert rows_of(tmp_path / f"at-{at}").tobytes() == rows_of(tmp_path / "whole").tobytes(), at
         assert (tmp_path / f"at-{at}" / "token_identifier.txt").read_text() == TOKEN
         assert not list((tmp_path / f"at-{at}").rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("what", ["run", "run/samples"])
+def test_a_folder_that_vanishes_ends_the_run_with_a_sentence(
+    make_recipe: MakeRecipe, tmp_path: Path, what: str
+) -> None:
+    looking = {"validation_prompts": [f"a {TOKEN}"], "validation_steps": "1", "validation_sampling_steps": 1}
+    run = train(make_recipe(steps="6", **looking))
+    next(run)
+    shutil.rmtree(tmp_path / what)
+    if what == "run":
+        with pytest.raises(RunError, match=r"Cannot write to .*run': No such file or directory\. No checkpoint had"):
+            list(run)
+    else:  # what is missing is made again
+        assert [p.step for p in run] == [2, 3, 4, 5, 6]
+        assert (tmp_path / "run" / "samples" / "step-000006.png").is_file()
+
+
+def test_a_folder_that_turns_read_only_ends_the_run_with_a_sentence(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(make_recipe(steps="6", checkpointing_steps=1))
+    next(run)
+    opened = Path.open
+
+    def refused(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if mode not in ("r", "rb"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(RunError, match=r"Permission denied\. checkpoint-1 is whole and can be resumed from\."):
+        list(run)

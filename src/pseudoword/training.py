@@ -98,7 +98,8 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
     try:
         yield run
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        gone = error.filename is not None and Path(error.filename).is_relative_to(run.folder)  # deleted, unplugged
+        if not gone and error.errno not in UNWRITABLE:
             raise
         kept = [path.name for _, path in run.checkpoints()[-1:]] if run.folder.is_dir() else []
         last = f"{kept[0]} is whole and can be resumed from." if kept else "No checkpoint had been kept yet."
