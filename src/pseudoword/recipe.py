@@ -108,6 +108,10 @@ class Data:
     """Tags at the front that stay where they are when the others are shuffled."""
     caption_dropout: float = 0.0
     """Share of captions replaced by the bare word. Not by nothing: a caption without the word teaches it nothing."""
+    masks: Literal["files", "alpha", "none"] = "files"
+    """What weights the loss: NAME-mask.png beside NAME, white where it counts; each picture's opacity; or nothing."""
+    mask_outside: float = 0.1
+    """Weight of the loss where a mask is black; inside it is 1."""
     flip_p: float = 0.5
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
     recursive: bool = False
@@ -123,7 +127,7 @@ class Data:
         at_least(0, workers=self.workers, keep_tags=self.keep_tags)
         if self.resolution is not None:
             at_least(8, resolution=self.resolution)
-        for name in ("flip_p", "caption_dropout"):
+        for name in ("flip_p", "caption_dropout", "mask_outside"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
         if self.crops > 1 and self.fit != "crop":

@@ -19,6 +19,8 @@ SMALLEST = 16
 """Pixels of a side below which nothing can be learned."""
 METADATA = "metadata.jsonl"
 """Where a Hugging Face image folder keeps captions."""
+MASK = "-mask"
+"""How the name of a picture's mask ends."""
 PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
 """Kinds of pictures that Pillow reads with a plugin only."""
 
@@ -57,6 +59,8 @@ class Found:
     """Pictures that have a NAME.txt beside them, and that."""
     metadata: list[Path]
     """Files named metadata.jsonl."""
+    masks: dict[Path, Path]
+    """Pictures that have a NAME-mask beside them, and that."""
 
     def tell(self) -> None:
         """Name what is not used, once, and pictures that are the same, pixel by pixel."""
@@ -73,21 +77,27 @@ def scan(folder: str | Path, *, recursive: bool = False) -> list[Picture]:
     return found.pictures
 
 
-def look(folder: str | Path, *, recursive: bool = False) -> Found:
+def look(folder: str | Path, *, recursive: bool = False, masks: bool = False) -> Found:
     """Return what is in a folder, pictures by name.
 
-    Hidden files and folders are passed over, and folders in it unless `recursive`. Raises PicturesError if the folder
-    is missing or holds no picture.
+    Hidden files and folders are passed over, and folders in it unless `recursive`. NAME-mask beside NAME is a mask,
+    not a picture; with `masks` also where there is no NAME. Raises PicturesError if the folder is missing or holds no
+    picture.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise PicturesError(f"There is no folder {str(folder)!r}; give the folder that holds your pictures.")
     files = sorted(_files(folder, recursive))
     metadata = [path for path in files if path.name == METADATA]
-    pictures, skipped = [], []
+    pictures, skipped, masked = [], [], _masked(files)
     for path in files:
         try:
-            pictures.append(read(path))
+            if path in masked and not masks:
+                raise Unusable("a mask")
+            if path not in masked and masks and path.stem.endswith(MASK):
+                raise Unusable("a mask without its picture; rename it if it is none")
+            if path not in masked:
+                pictures.append(read(path))
         except Unusable as error:
             skipped.append((path, str(error)))
     texts = {p.path: text for p in pictures if (text := p.path.with_suffix(".txt")).is_file() and text != p.path}
@@ -95,7 +105,16 @@ def look(folder: str | Path, *, recursive: bool = False) -> Found:
     if not pictures:
         seen = f"only {_reasons(folder, skipped)}" if skipped else "no files"
         raise PicturesError(f"No picture in {str(folder)!r}: {seen}. Put three to six pictures of the concept there.")
-    return Found(folder, pictures, skipped, texts, metadata)
+    of = {(path.parent, path.stem): mask for mask, path in masked.items() if masks}
+    own = {p.path: of[p.path.parent, p.path.stem] for p in pictures if (p.path.parent, p.path.stem) in of}
+    return Found(folder, pictures, skipped, texts, metadata, own)
+
+
+def _masked(files: Sequence[Path]) -> dict[Path, Path]:
+    """Return the masks among files, and what each is a mask of."""
+    others = {(path.parent, path.stem): path for path in files if path.suffix not in (".txt", ".jsonl")}
+    named = {path: (path.parent, path.stem.removesuffix(MASK)) for path in others.values() if path.stem.endswith(MASK)}
+    return {path: others[name] for path, name in named.items() if name in others}
 
 
 def _reasons(folder: Path, skipped: Sequence[tuple[Path, str]]) -> str:

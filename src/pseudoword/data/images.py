@@ -31,6 +31,15 @@ def read_rgb(source: Source, alpha_colour: str = "white") -> Image.Image:
         return upright.convert("RGB")
 
 
+def read_alpha(source: Source) -> Image.Image | None:
+    """Return a picture's opacity, upright, in mode L; None if it has no transparency."""
+    with Image.open(source) as image:
+        upright = ImageOps.exif_transpose(image)
+        if "A" in upright.getbands() or "transparency" in upright.info:
+            return upright.convert("RGBA").getchannel("A")
+        return None
+
+
 def _grey_from_wide(image: Image.Image) -> Image.Image:
     """Bring a 16-bit, 32-bit or float picture to 8 bits; Pillow's own conversion would clip it to white."""
     values = np.asarray(image, dtype=np.float64)

@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Float
 
 from pseudoword.contracts import Family
-from pseudoword.data import caption_files, folder, images
+from pseudoword.data import caption_files, folder, images, masks
 from pseudoword.data.captions import TEMPLATES, Captions, read_templates
 from pseudoword.data.folder import Found
 from pseudoword.data.framing import Frame, Framing
+from pseudoword.data.masks import Mask
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import ConceptRecipe, Data
 
@@ -27,21 +28,22 @@ class ConceptPictures:
 
     def __init__(self, wanted: ConceptRecipe, data: Data) -> None:
         self.wanted, self.data = wanted, data
-        self.found = folder.look(wanted.pictures, recursive=data.recursive)
+        self.found = folder.look(wanted.pictures, recursive=data.recursive, masks=data.masks == "files")
         self.found.tell()
         self.pictures = self.found.pictures
         self.captions = _captions(wanted, data, self.found)
+        self.masks = _masks(data, self.found)
 
     def __len__(self) -> int:
         """Return the length of an epoch: pictures times repeats."""
         return len(self.pictures) * self.data.repeats
 
     def facts(self) -> list[str]:
-        """Return what a resumed run must find again: names and hashes of pictures and captions."""
-        if self.data.captions == "files":
-            told = zip(self.pictures, self.captions.texts, strict=True)
-            return [f"{picture.fact} captioned {_hash(own)}" for picture, own in told]
-        facts = [picture.fact for picture in self.pictures]
+        """Return what a resumed run must find again: names and hashes of pictures, captions and masks."""
+        facts = []
+        for picture, texts, mask in zip(self.pictures, self.captions.texts, self.masks, strict=True):
+            captioned = f" captioned {_hash(texts)}" if self.data.captions == "files" else ""
+            facts.append(picture.fact + captioned + (f" masked {mask.fact}" if mask else ""))
         if self.wanted.templates is not None:
             facts.append(f"{Path(self.wanted.templates).name} {_hash(self.captions.texts[0])}")
         return facts
@@ -53,6 +55,9 @@ class ConceptPictures:
         small = [p.path.name for p, own in zip(self.pictures, frames, strict=True) if own[0].enlarged]
         if small:
             log.warning("Smaller than %d pixels, so enlarged, which teaches blur: %s", framing.size, ", ".join(small))
+        for mask, own in zip(self.masks, frames, strict=True):
+            if mask and self.data.mask_outside == 0:
+                mask.refuse_black(own)
         return FramedPictures(self, frames)
 
 
@@ -73,6 +78,17 @@ def _captions(wanted: ConceptRecipe, data: Data, found: Found) -> Captions:
         name, templates = wanted.templates, read_templates(wanted.templates, wanted.token)
     every = range(len(found.pictures))
     return Captions(wanted.token, [templates for _ in every], [name for _ in every], dropout=data.caption_dropout)
+
+
+def _masks(data: Data, found: Found) -> list[Mask | None]:
+    """Return each picture's mask; PicturesError names what is wrong."""
+    if data.masks == "none":
+        return [None for _ in found.pictures]
+    own = masks.from_files(found) if data.masks == "files" else masks.from_alpha(found.pictures)
+    count = sum(mask is not None for mask in own)
+    if count:
+        log.info("Masks weight the loss of %d of %d pictures, %g outside", count, len(own), data.mask_outside)
+    return own
 
 
 def _hash(texts: Sequence[str]) -> str:
@@ -104,3 +120,13 @@ class FramedPictures:
         """Return each frame of a picture in [-1, 1], mirrored left to right if `flipped`."""
         image = images.read_rgb(self.own.pictures[picture].path, self.own.data.alpha_colour)
         return [images.pixels(frame.cut(image), flipped) for frame in self.frames[picture]]
+
+    def weights(
+        self, picture: int, frame: int, flipped: bool, shape: tuple[int, int]
+    ) -> Float[np.ndarray, "height width"] | None:
+        """Return how much each place of a frame counts, `shape` of them; None if the picture has no mask."""
+        mask = self.own.masks[picture]
+        if mask is None:
+            return None
+        weights = mask.weights(self.frames[picture][frame], shape, self.own.data.mask_outside)
+        return np.ascontiguousarray(weights[:, ::-1]) if flipped else weights
