@@ -40,7 +40,7 @@ class ConceptRecipe:
     token: str
     """The placeholder token: the new word, as you will write it in prompts. Usually '<something>'."""
     pictures: str
-    """Folder with the pictures of the concept. Three to six good ones are enough."""
+    """Folder with the pictures of the concept, or a dataset's Hub id. Three to six good ones are enough."""
     initializer: str
     """Where the rows start: a word or phrase close to the concept ('toy'), or an embedding file to go on from."""
     property: Literal["object", "style"] = "object"
@@ -116,6 +116,8 @@ class Data:
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
     recursive: bool = False
     """Also take the pictures in folders inside the folder."""
+    split: str = "train"
+    """Which split of a dataset from the Hub, or part of one: 'train[:5]'."""
     repeats: int = 100
     """How often an epoch goes through each picture; matters only where a length is given in epochs."""
     workers: int = 0

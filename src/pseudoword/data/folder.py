@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from pseudoword.data import images
+from pseudoword.data.captions import Caption
 from pseudoword.errors import PicturesError
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,13 @@ class Picture:
     """Width and height in pixels, upright."""
     pixels: str
     """Hash of the pixels: equal for copies saved under other names or in another format without loss."""
+    content: bytes | None = field(default=None, repr=False)
+    """The bytes of a picture that is no file, but a row of a dataset."""
+
+    @property
+    def source(self) -> Path | io.BytesIO:
+        """What to read it from."""
+        return self.path if self.content is None else io.BytesIO(self.content)
 
     @property
     def fact(self) -> str:
@@ -49,18 +58,20 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds."""
+    """What a folder, or a dataset, holds."""
 
     folder: Path
     pictures: list[Picture]
     skipped: list[tuple[Path, str]]
     """What cannot be used as a picture, and why."""
-    texts: dict[Path, Path]
+    texts: dict[Path, Path] = field(default_factory=dict)
     """Pictures that have a NAME.txt beside them, and that."""
-    metadata: list[Path]
+    metadata: list[Path] = field(default_factory=list)
     """Files named metadata.jsonl."""
-    masks: dict[Path, Path]
+    masks: dict[Path, Path] = field(default_factory=dict)
     """Pictures that have a NAME-mask beside them, and that."""
+    given: dict[Path, Caption] = field(default_factory=dict)
+    """Captions that pictures of a dataset bring with them."""
 
     def tell(self) -> None:
         """Name what is not used, once, and pictures that are the same, pixel by pixel."""
@@ -137,12 +148,17 @@ def read(path: Path) -> Picture:
     if not path.is_file():
         raise Unusable("not a file" if path.exists() else "broken link")
     try:
-        content = path.read_bytes()
-        if not content:
-            raise Unusable("zero bytes")
-        image = images.read_rgb(path)
-    except Unusable:
-        raise
+        return decoded(path, path.read_bytes())
+    except OSError as error:
+        raise Unusable(str(error)) from error
+
+
+def decoded(path: Path, content: bytes, *, keep: bool = False) -> Picture:
+    """Decode a file's bytes, and `keep` them in the picture if there is no such file; Unusable says why it cannot."""
+    if not content:
+        raise Unusable("zero bytes")
+    try:
+        image = images.read_rgb(io.BytesIO(content))
     except Image.UnidentifiedImageError as error:
         plugin = PLUGINS.get(path.suffix.lower())
         raise Unusable(f"needs pip install {plugin}" if plugin else "not a picture") from error
@@ -153,7 +169,7 @@ def read(path: Path) -> Picture:
     if min(image.size) < SMALLEST:
         raise Unusable(f"{image.width} x {image.height} pixels, under {SMALLEST}")
     pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    return Picture(path, hashlib.sha256(content).hexdigest(), image.size, pixels)
+    return Picture(path, hashlib.sha256(content).hexdigest(), image.size, pixels, content if keep else None)
 
 
 def duplicates(pictures: Sequence[Picture]) -> list[list[Picture]]:

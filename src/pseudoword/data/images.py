@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ INTERPOLATION = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-Source = str | Path | BinaryIO
+Source = str | Path | io.BytesIO
 
 
 def read_rgb(source: Source, alpha_colour: str = "white") -> Image.Image:

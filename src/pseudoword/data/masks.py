@@ -52,7 +52,7 @@ def from_files(found: Found) -> list[Mask | None]:
 
 def from_alpha(pictures: Sequence[Picture]) -> list[Mask | None]:
     """Return each picture's own transparency as a mask; PicturesError if not one has any."""
-    planes = [(picture, images.read_alpha(picture.path)) for picture in pictures]
+    planes = [(picture, images.read_alpha(picture.source)) for picture in pictures]
     if not any(plane for _, plane in planes):
         raise PicturesError("masks is 'alpha', but no picture has transparency; use masks 'files' or 'none'.")
     return [Mask(picture, plane, "alpha") if plane else None for picture, plane in planes]

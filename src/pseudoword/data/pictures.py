@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pseudoword.contracts import Family
-from pseudoword.data import caption_files, folder, images, masks
+from pseudoword.data import caption_files, folder, images, masks, rows
 from pseudoword.data.captions import TEMPLATES, Captions, read_templates
 from pseudoword.data.folder import Found
 from pseudoword.data.framing import Frame, Framing
@@ -28,7 +28,7 @@ class ConceptPictures:
 
     def __init__(self, wanted: ConceptRecipe, data: Data) -> None:
         self.wanted, self.data = wanted, data
-        self.found = folder.look(wanted.pictures, recursive=data.recursive, masks=data.masks == "files")
+        self.found = _found(wanted.pictures, data)
         self.found.tell()
         self.pictures = self.found.pictures
         self.captions = _captions(wanted, data, self.found)
@@ -61,6 +61,12 @@ class ConceptPictures:
         return FramedPictures(self, frames)
 
 
+def _found(pictures: str, data: Data) -> Found:
+    if rows.is_dataset(pictures):
+        return rows.look(pictures, data.split)
+    return folder.look(pictures, recursive=data.recursive, masks=data.masks == "files")
+
+
 def _captions(wanted: ConceptRecipe, data: Data, found: Found) -> Captions:
     """Return what may stand beside each picture; CaptionError names what is missing or wrong."""
     if data.captions == "files":
@@ -68,10 +74,9 @@ def _captions(wanted: ConceptRecipe, data: Data, found: Found) -> Captions:
         texts = [[caption_files.placed(c, p, wanted.token)] for c, p in zip(own, found.pictures, strict=True)]
         names = [f"{p.path.name} from {c.source}" for c, p in zip(own, found.pictures, strict=True)]
         return Captions(wanted.token, texts, names, data.shuffle_tags, data.keep_tags, data.caption_dropout)
-    for unused in [*found.texts.values(), *found.metadata][:1]:
-        log.info(
-            "Captions lie beside the pictures (%s, …), but templates are used; captions 'files' uses them.", unused.name
-        )
+    unused = [p.name for p in (*found.texts.values(), *found.metadata)] + [c.source for c in found.given.values()]
+    if unused:
+        log.info("There are captions (%s, …), but templates are used; captions 'files' uses the captions.", unused[0])
     if wanted.templates is None:
         name, templates = "templates", [template.format(wanted.token) for template in TEMPLATES[wanted.property]]
     else:
@@ -118,7 +123,7 @@ class FramedPictures:
 
     def pixels(self, picture: int, flipped: bool) -> list[Float[np.ndarray, "3 height width"]]:
         """Return each frame of a picture in [-1, 1], mirrored left to right if `flipped`."""
-        image = images.read_rgb(self.own.pictures[picture].path, self.own.data.alpha_colour)
+        image = images.read_rgb(self.own.pictures[picture].source, self.own.data.alpha_colour)
         return [images.pixels(frame.cut(image), flipped) for frame in self.frames[picture]]
 
     def weights(
