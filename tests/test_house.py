@@ -19,10 +19,11 @@ PACKAGE = "pseudoword"
 
 LAYERS = [
     {"cli", "commands", "demo"},
+    {"checking"},
     {"training", "inspection", "interruption"},
     {"watch"},
     {"evaluate"},
-    {"generate", "run", "hub"},
+    {"generate", "run", "hub", "starting"},
     {"data", "engines", "formats", "toybox"},
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk"},
@@ -39,6 +40,7 @@ ALLOWED = {
 NEED_TORCH = (
     "families/*/torch.py",
     "families/*/miniature.py",
+    "families/*/costs.py",
     "families/lookup.py",
     "engines/torch_engine.py",
     "generate.py",
@@ -170,7 +172,7 @@ def test_without_torch_everything_else_can_be_imported():
     )
 
 
-@pytest.mark.parametrize("words", [None, ["--help"], ["--version"], ["train", "--help"]])
+@pytest.mark.parametrize("words", [None, ["--help"], ["--version"], ["train", "--help"], ["check", "--help"]])
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy(words: list[str] | None):
     said = python(f"""
         import sys

@@ -132,7 +132,7 @@ def prepare(
     if not len(dataset):
         raise CaptionError("The dataset is empty; it needs at least one picture.")
     if isinstance(dataset, FramedPictures):
-        ids = _captions(dataset.own.captions, vocabularies)
+        ids = captions_of(dataset.own.captions, vocabularies)
         return _cached(
             len(dataset.frames), dataset.pixels, ids, dataset.own.data.flip_p, encode_images, dataset.weights
         )
@@ -143,7 +143,7 @@ def prepare(
     ):
         count = dataset.num_images
         texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
-        ids = _captions(Captions(tokens[0], [texts] * count, ["templates"] * count), vocabularies)
+        ids = captions_of(Captions(tokens[0], [texts] * count, ["templates"] * count), vocabularies)
         return _cached(count, lambda *view: [dataset.pixels(*view)], ids, dataset.flip_p, encode_images)
     read = _item_reader(dataset, vocabularies, tokens)
     if getattr(dataset, "cacheable", False):
@@ -178,7 +178,7 @@ def _cached(
     return Cached(views, ids, flip_p)
 
 
-def _captions(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> CaptionOf:
+def captions_of(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> CaptionOf:
     """Return how a draw's captions are read; CaptionError if one of them, in any order of its tags, loses the word."""
     for name, text in captions.hardest():
         caption_ids(text, vocabularies, captions.token, name)

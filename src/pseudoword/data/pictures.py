@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pseudoword.contracts import Family
+from pseudoword.contracts import Sizes
 from pseudoword.data import caption_files, folder, images, masks, rows
 from pseudoword.data.captions import TEMPLATES, Captions, read_templates
 from pseudoword.data.folder import Found
@@ -26,10 +26,12 @@ log = logging.getLogger(__name__)
 class ConceptPictures:
     """The pictures of a concept; PicturesError says what is wrong with them."""
 
-    def __init__(self, wanted: ConceptRecipe, data: Data) -> None:
+    def __init__(self, wanted: ConceptRecipe, data: Data, found: Found | None = None) -> None:
+        """Take what was found, or look for it and tell what is not used."""
         self.wanted, self.data = wanted, data
-        self.found = _found(wanted.pictures, data)
-        self.found.tell()
+        self.found = found or find(wanted.pictures, data)
+        if found is None:
+            self.found.tell()
         self.pictures = self.found.pictures
         self.captions = _captions(wanted, data, self.found)
         self.masks = _masks(data, self.found)
@@ -48,9 +50,9 @@ class ConceptPictures:
             facts.append(f"{Path(self.wanted.templates).name} {_hash(self.captions.texts[0])}")
         return facts
 
-    def framed(self, family: Family) -> FramedPictures:
+    def framed(self, sizes: Sizes) -> FramedPictures:
         """Return the pictures cut to a base's sizes; names those that are enlarged for it."""
-        framing = _framing(self.data, self.data.resolution or family.resolution, family)
+        framing = _framing(self.data, sizes)
         frames = [framing.frames(picture.size) for picture in self.pictures]
         small = [p.path.name for p, own in zip(self.pictures, frames, strict=True) if own[0].enlarged]
         if small:
@@ -61,7 +63,8 @@ class ConceptPictures:
         return FramedPictures(self, frames)
 
 
-def _found(pictures: str, data: Data) -> Found:
+def find(pictures: str, data: Data) -> Found:
+    """Return what a folder or dataset holds; PicturesError if that is no picture."""
     if rows.is_dataset(pictures):
         return rows.look(pictures, data.split)
     return folder.look(pictures, recursive=data.recursive, masks=data.masks == "files")
@@ -100,9 +103,10 @@ def _hash(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-def _framing(data: Data, size: int, family: Family) -> Framing:
+def _framing(data: Data, sizes: Sizes) -> Framing:
     """Return how a base's pictures are framed; RecipeError if it cannot read pictures of this size."""
-    multiple = family.bucket_multiple if data.fit == "bucket" else family.latent_factor
+    size = data.resolution or sizes.resolution
+    multiple = sizes.bucket_multiple if data.fit == "bucket" else sizes.latent_factor
     if size % multiple:
         wanting = "fit 'bucket' on this base" if data.fit == "bucket" else "this base"
         raise RecipeError(f"resolution must be a multiple of {multiple} for {wanting}, but is {size}.")
