@@ -19,11 +19,12 @@ PACKAGE = "pseudoword"
 
 LAYERS = [
     {"cli", "commands", "demo"},
+    {"checking"},
     {"training", "inspection", "interruption"},
     {"job"},
     {"watch"},
     {"evaluate"},
-    {"generate", "run", "hub", "tracking"},
+    {"generate", "run", "hub", "starting", "tracking"},
     {"data", "engines", "formats", "sheets", "toybox"},
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk"},
@@ -40,6 +41,7 @@ ALLOWED = {
 NEED_TORCH = (
     "families/*/torch.py",
     "families/*/miniature.py",
+    "families/*/costs.py",
     "families/lookup.py",
     "families/memory.py",
     "families/samplers.py",
@@ -173,7 +175,7 @@ def test_without_torch_everything_else_can_be_imported():
     )
 
 
-@pytest.mark.parametrize("words", [None, ["--help"], ["--version"], ["train", "--help"]])
+@pytest.mark.parametrize("words", [None, ["--help"], ["--version"], ["train", "--help"], ["check", "--help"]])
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy(words: list[str] | None):
     said = python(f"""
         import sys

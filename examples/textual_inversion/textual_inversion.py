@@ -109,6 +109,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         data=Data(
             resolution=args.resolution,
             fit="crop" if args.center_crop else "squash",
+            masks="none",
             flip_p=0.5,
             repeats=args.repeats,
             workers=args.dataloader_num_workers,

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword import families, formats, methods, toybox, tracking
+from pseudoword import families, methods, toybox, tracking
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
-from pseudoword.errors import RecipeError
 from pseudoword.families.locate import locate
 from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
-from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
+from pseudoword.recipe import Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
+from pseudoword.starting import starting_rows
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, r
     family: Family = families.part(recipe.base.family, recipe.engine.engine).FAMILY.load(
         locate(recipe.base, toybox.BASES)
     )
-    rows = _starting_rows(family, wanted)
+    rows = starting_rows(family.vocabularies, wanted)
     engine.prepare(family)
     engine.start(family, methods.build(recipe.method), {wanted.token: rows})
     if checkpoint:
@@ -141,26 +141,3 @@ def _without_paths(recipe: Recipe) -> dict[str, Any]:
         elif is_single_file(str(path)):
             values["base"][name] = path.name  # not resolved: in the Hub's cache a file is a link to a hash
     return values
-
-
-def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
-    """Lend the word to the family's vocabularies and return its starting rows from the initializer."""
-    file = Path(wanted.initializer).expanduser()
-    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
-    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
-    earlier = formats.read(file) if file.suffix in formats.SUFFIXES or is_folder else None
-    rows = {}
-    for encoder, vocabulary in family.vocabularies.items():
-        vocabulary.lend(wanted.token, wanted.num_vectors)
-        if earlier is None:
-            rows[encoder], how = vocabulary.initial_rows(wanted.initializer, wanted.num_vectors)
-            log.info("%s: %s", wanted.token, how)
-            continue
-        rows[encoder] = vocabulary.rows_of(earlier, encoder)
-        if earlier.num_vectors != wanted.num_vectors:
-            raise RecipeError(
-                f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
-                f"but num_vectors is {wanted.num_vectors}; make them equal."
-            )
-        log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
-    return rows

@@ -55,7 +55,7 @@ class ConceptRecipe:
     token: str
     """The placeholder token: the new word, as you will write it in prompts. Usually '<something>'."""
     pictures: str
-    """Folder with the pictures of the concept. Three to six good ones are enough."""
+    """Folder with the pictures of the concept, or a dataset's Hub id. Three to six good ones are enough."""
     initializer: str
     """Where the rows start: a word or phrase close to the concept ('toy'), or an embedding file to go on from."""
     property: Literal["object", "style"] = "object"
@@ -125,10 +125,16 @@ class Data:
     """Tags at the front that stay where they are when the others are shuffled."""
     caption_dropout: float = 0.0
     """Share of captions replaced by the bare word. Not by nothing: a caption without the word teaches it nothing."""
+    masks: Literal["files", "alpha", "none"] = "files"
+    """What weights the loss: NAME-mask.png beside NAME, white where it counts; each picture's opacity; or nothing."""
+    mask_outside: float = 0.1
+    """Weight of the loss where a mask is black; inside it is 1."""
     flip_p: float = 0.5
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
     recursive: bool = False
     """Also take the pictures in folders inside the folder."""
+    split: str = "train"
+    """Which split of a dataset from the Hub, or part of one: 'train[:5]'."""
     repeats: int = 100
     """How often an epoch goes through each picture; matters only where a length is given in epochs."""
     workers: int = 0
@@ -140,7 +146,7 @@ class Data:
         at_least(0, workers=self.workers, keep_tags=self.keep_tags)
         if self.resolution is not None:
             at_least(8, resolution=self.resolution)
-        for name in ("flip_p", "caption_dropout"):
+        for name in ("flip_p", "caption_dropout", "mask_outside"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
         if self.crops > 1 and self.fit != "crop":
