@@ -289,6 +289,16 @@ class Output:
     """Experiment tracker that gets losses, learning rate and validation pictures; 'all' is every installed one."""
     logging_dir: str = "logs"
     """Folder of a tracker's files, inside the run's folder unless absolute."""
+    push_to_hub: bool = False
+    """Upload the word, its card and sample pictures to the Hub at the end, with HF_TOKEN or the Hub login."""
+    hub_model_id: Optional[str] = None
+    """Repository to push to, 'name' or 'owner/name'; by default the run folder's name under the token's user."""
+    hub_private: bool = False
+    """Make the repository a private one, and refuse one that is public."""
+    hub_branch: Optional[str] = None
+    """Branch to push to, made if it is missing; by default main."""
+    push_steps: Optional[int] = None
+    """Also push the word on the way, every so many steps, in the background."""
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -297,6 +307,12 @@ class Output:
         at_least(1, save_steps=self.save_steps, checkpointing_steps=self.checkpointing_steps)
         if self.checkpoints_total_limit is not None:
             at_least(1, checkpoints_total_limit=self.checkpoints_total_limit)
+        if self.push_steps is not None:
+            at_least(1, push_steps=self.push_steps)
+            if not self.push_to_hub:
+                raise RecipeError(
+                    f"push_steps is {self.push_steps}, but push_to_hub is off; set it, or leave both out."
+                )
 
     @property
     def suffix(self) -> str:
