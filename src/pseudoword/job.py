@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword import families, methods, toybox, tracking
+from pseudoword import families, hub, methods, toybox, tracking
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
@@ -62,11 +62,16 @@ class Job:
             property=wanted.property,
             base=told["base"]["model"],
             steps=step,
-            metadata={"initializer": wanted.initializer, "recipe": json.dumps(told)},
+            metadata={
+                "initializer": _shared(wanted.initializer),
+                "recipe": json.dumps(_shared(told)),
+            },
         )
 
 
-def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, resume: str | None) -> Job:
+def prepare(
+    engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, resume: str | None, pushes: hub.Pushes
+) -> Job:
     """Find what an earlier part of the run decided, load the base, and encode what the word is learned from."""
     tracking.check(recipe.output.report_to)
     checkpoint = engine.on_main(lambda: run.find(resume))
@@ -77,6 +82,7 @@ def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, r
     facts = _facts(recipe, given, batch, engine.arithmetic())
     if checkpoint:
         refuse_changes(checkpoint, facts)
+    engine.on_main(pushes.check)
 
     family: Family = families.part(recipe.base.family, recipe.engine.engine).FAMILY.load(
         locate(recipe.base, toybox.BASES)
@@ -141,3 +147,13 @@ def _without_paths(recipe: Recipe) -> dict[str, Any]:
         elif is_single_file(str(path)):
             values["base"][name] = path.name  # not resolved: in the Hub's cache a file is a link to a hash
     return values
+
+
+def _shared(value: Any) -> Any:
+    """Return plain values for others to read, of places on this disk only the last part: words are given away."""
+    if isinstance(value, dict):
+        return {name: _shared(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shared(inner) for inner in value]
+    is_place = isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~/", "./", "../")))
+    return Path(value).name if is_place else value

@@ -203,7 +203,7 @@ def test_the_loss_is_the_weighted_mean_of_the_squares(prepare: Prepare, engine: 
     weight = np.random.default_rng(0).random((1, 8, 8), dtype=np.float32)
     expected = (squares * weight[0]).sum() / weight.sum()
     for scale in (1, 0.1):  # the magnitude does not depend on the mask's area
-        assert engine.fixed_loss(weighted(pair, weight * np.float32(scale))) == pytest.approx(expected, rel=1e-5)[TOKEN]
+        assert engine.fixed_loss(weighted(pair, weight * np.float32(scale)))[TOKEN] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_white_mask_is_no_mask(prepare: Prepare, engine: TorchEngine, tmp_path: Path):
