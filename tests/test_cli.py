@@ -31,9 +31,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["learn"]) == 2
-    assert (
-        "there is no command 'learn'; the commands are train, check, generate, inspect" in capsys.readouterr().err
-    )
+    assert "there is no command 'learn'; the commands are train, check, generate, inspect" in capsys.readouterr().err
 
 
 # train
