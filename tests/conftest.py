@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from pseudoword.families.sd import miniature
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe, Output, Recipe, Schedule, Training
 from tests.miniatures import TOKEN
+
+settings.register_profile("pseudoword", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("pseudoword")
 
 SECTIONS = {
     "base": BaseModel,
