@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub.utils import _http
+from hypothesis import settings
 from PIL import Image
 
 from pseudoword import hub_client
@@ -31,6 +32,9 @@ from pseudoword.recipe import (
 )
 from tests.hub_server import Hub, point_at, running
 from tests.miniatures import TOKEN
+
+settings.register_profile("pseudoword", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("pseudoword")
 
 SECTIONS = {
     "base": BaseModel,

@@ -20,7 +20,7 @@ from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import PseudowordError
 from pseudoword.families.locate import locate
 from pseudoword.placeholder import vector_tokens
-from pseudoword.recipe import BaseModel, Recipe
+from pseudoword.recipe import BaseModel, Output, Recipe, Validation
 from pseudoword.starting import starting_rows
 from pseudoword.vocabulary import Vocabulary
 
@@ -184,8 +184,8 @@ def _memory(recipe: Recipe, base: BaseModel, framed: FramedPictures) -> Told | N
 def _time(recipe: Recipe) -> Told:
     """Carry out some steps of the recipe in a folder that is thrown away; return seconds a step and for them all."""
     with tempfile.TemporaryDirectory() as aside:
-        output = dataclasses.replace(recipe.output, folder=aside, full_pipeline=False)
-        run = training.train(dataclasses.replace(recipe, output=output))
+        output = Output(folder=aside, report_to="none")  # nothing is shown, tracked or pushed
+        run = training.train(dataclasses.replace(recipe, output=output, validation=Validation(loss_steps=0)))
         done = [progress for progress, _ in zip(run, range(TIMED + 1), strict=False)]
         run.close()  # pyright: ignore[reportAttributeAccessIssue] (a generator)
     seconds = statistics.median(progress.seconds for progress in done[1:] or done)

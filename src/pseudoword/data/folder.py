@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import io
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +26,12 @@ METADATA = "metadata.jsonl"
 """Where a Hugging Face image folder keeps captions."""
 MASK = "-mask"
 """How the name of a picture's mask ends."""
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
-"""Kinds of pictures that Pillow reads with a plugin only."""
+PLUGINS = {
+    ".heic": ("pillow-heif", "pillow_heif"),
+    ".heif": ("pillow-heif", "pillow_heif"),
+    ".jxl": ("pillow-jxl-plugin", "pillow_jxl"),
+}
+"""Kinds of pictures that Pillow reads with a plugin only: what to install, and the module that brings it."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +165,13 @@ def decoded(path: Path, content: bytes, *, keep: bool = False) -> Picture:
     if not content:
         raise Unusable("zero bytes")
     try:
+        if path.suffix.lower() in PLUGINS:
+            _plug_in(PLUGINS[path.suffix.lower()][1])
         image = images.read_rgb(io.BytesIO(content))
     except Image.UnidentifiedImageError as error:
-        plugin = PLUGINS.get(path.suffix.lower())
-        raise Unusable(f"needs pip install {plugin}" if plugin else "not a picture") from error
+        package, module = PLUGINS.get(path.suffix.lower(), ("", ""))
+        missing = package and sys.modules.get(module) is None
+        raise Unusable(f"needs pip install {package}" if missing else "not a picture") from error
     except Image.DecompressionBombError as error:
         raise Unusable("too many pixels to be safe") from error
     except Exception as error:  # Pillow's decoders raise whatever their format makes of a broken file
@@ -170,6 +180,14 @@ def decoded(path: Path, content: bytes, *, keep: bool = False) -> Picture:
         raise Unusable(f"{image.width} x {image.height} pixels, under {SMALLEST}")
     pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
     return Picture(path, hashlib.sha256(content).hexdigest(), image.size, pixels, content if keep else None)
+
+
+def _plug_in(module: str) -> None:
+    """Let Pillow read another kind of picture, if what it takes is installed."""
+    with contextlib.suppress(ImportError):
+        plugin = importlib.import_module(module)
+        if hasattr(plugin, "register_heif_opener"):  # the others register themselves when imported
+            plugin.register_heif_opener()
 
 
 def duplicates(pictures: Sequence[Picture]) -> list[list[Picture]]:
