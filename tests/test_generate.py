@@ -136,7 +136,8 @@ def test_a_resolution_of_ones_own(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--num-images", "0"], "--num-images and --num-inference-steps must be at least 1"),
+        (["--num-images", "0"], "--num-images must be at least 1, but is 0"),
+        (["--num-inference-steps", "0"], "--num-inference-steps must be at least 1, but is 0"),
         (["--seed", "-1"], "--seed must be between"),
         (["--resolution", "-8"], "--resolution must be pixels"),
         (["--output", "picture.jpeg"], "--output must be a .png or a folder, not 'picture.jpeg'"),

@@ -77,7 +77,7 @@ def sample(
     """
     side = sampling.resolution or family.resolution
     if not 1 <= sampling.steps <= family.num_timesteps:
-        raise RecipeError(f"Between 1 and {family.num_timesteps} denoising steps, not {sampling.steps}.")
+        raise RecipeError(f"Denoising steps must be between 1 and {family.num_timesteps}, not {sampling.steps}.")
     multiple = max(8, family.latent_factor)  # diffusers' pipelines insist on 8
     if side % multiple:
         raise RecipeError(f"resolution must be a multiple of {multiple} for this base, but is {side}.")

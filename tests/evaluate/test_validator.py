@@ -220,7 +220,7 @@ def test_what_cannot_be_looked_at_is_refused(make_recipe: MakeRecipe, wrong: dic
 
 
 def test_more_denoising_steps_than_there_are_is_refused_before_training(make_recipe: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="Between 1 and 1000 denoising steps, not 2000"):
+    with pytest.raises(RecipeError, match="Denoising steps must be between 1 and 1000, not 2000"):
         next(train(make_recipe(**{**LOOKING, "validation_sampling_steps": 2000})))
 
 

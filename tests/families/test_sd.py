@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from pseudoword.concept import Concept
 from pseudoword.errors import RecipeError
@@ -294,10 +296,23 @@ def test_a_base_without_words_is_refused(base: Path, tmp_path: Path):
         RecipeError, match=r"^The CLIP tokenizer of '.*' is not complete: vocabulary or model_max_length"
     ):
         words.vocabularies(BaseModel(str(folder)))
-    with pytest.raises(RecipeError, match=r"^Cannot load a CLIP tokenizer from '.*nowhere'\.$"):
+    with pytest.raises(
+        RecipeError, match=r"^Cannot load a CLIP tokenizer from '.*nowhere'; give a folder or Hub id that has one"
+    ):
         words.vocabularies(BaseModel(str(base), tokenizer=str(tmp_path / "nowhere")))
     (folder / "text_encoder" / "model.safetensors").unlink()
     with pytest.raises(
         RecipeError, match=r"^The base '.*' has no text_encoder/model\.safetensors to read words from\.$"
     ):
         words.vocabularies(BaseModel(str(folder)))
+
+
+def test_words_that_the_hub_cannot_be_asked_for_are_refused(monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("no network, and not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    with pytest.raises(
+        RecipeError, match=r"^Cannot get text_encoder/model\.safetensors of 'a/b' .* or give a local folder\.$"
+    ):
+        words.vocabularies(BaseModel("a/b"))

@@ -120,10 +120,10 @@ def test_a_configuration_for_what_has_its_own_is_refused(base: Path, model: str)
 def test_what_does_not_go_with_one_file_is_refused(config: Path, saved: Callable[..., Path], tensors: ldm.Tensors):
     path = saved(tensors)
     assert refusal(BaseModel(str(path), config=str(config), variant="fp16")) == (
-        f"variant is 'fp16', but '{path}' is one file, which has no variants."
+        f"variant is 'fp16', but '{path}' is one file; leave --variant out."
     )
     assert refusal(BaseModel(str(path), revision="main")) == (
-        f"revision is 'main', but '{path}' is one file, which has no revisions."
+        f"revision is 'main', but '{path}' is one file; leave --revision out."
     )
     for wrong in ("./nowhere", "a/b/c", str(path)):
         assert refusal(BaseModel(str(path), config=wrong)) == (

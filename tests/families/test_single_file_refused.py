@@ -85,7 +85,7 @@ def test_a_file_that_may_not_be_read_is_refused(config: Path, tmp_path: Path, mo
 
     (tmp_path / "model.ckpt").write_bytes(b"PK")
     monkeypatch.setattr(Path, "open", forbidden)
-    with pytest.raises(RecipeError, match=r"^'.*model\.ckpt' cannot be read: Permission denied\.$"):
+    with pytest.raises(RecipeError, match=r"^Cannot read '.*model\.ckpt': Permission denied\.$"):
         words.vocabularies(BaseModel(str(tmp_path / "model.ckpt"), config=str(config)))
 
 
@@ -165,7 +165,10 @@ def test_a_file_without_one_tensor_is_refused_naming_the_part(
 
 def test_a_text_encoder_of_another_kind_is_refused(config: Path, saved: Callable[..., Path], tensors: ldm.Tensors):
     path = saved({name: value for name, value in tensors.items() if name != SD1_TABLE})
-    assert refusal(path, config) == f"The text encoder in '{path}' is none of Stable Diffusion 1.x or 2.x."
+    assert (
+        refusal(path, config)
+        == f"The text encoder in '{path}' is neither that of Stable Diffusion 1.x nor that of 2.x."
+    )
 
 
 def test_a_configuration_of_another_model_is_refused(saved: Callable[..., Path], tensors: ldm.Tensors, tmp_path: Path):

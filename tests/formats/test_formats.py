@@ -203,7 +203,9 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(tmp_path: Path, with_to
     path, harm = tmp_path / "word.bin", tmp_path / "harm"
     values = {"<t>": Harm(harm)}
     torch.save(values, path) if with_torch else path.write_bytes(pickle.dumps(values))
-    with pytest.raises(FormatError, match=r"cannot be read safely as tensors only; it is damaged or holds code\.$"):
+    with pytest.raises(
+        FormatError, match=r"cannot be read safely as tensors only: it is damaged or holds code\. Download it again"
+    ):
         formats.read(path)
     assert not harm.exists()
     torch.load(path, weights_only=False) if with_torch else pickle.loads(path.read_bytes())
@@ -213,12 +215,15 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(tmp_path: Path, with_to
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
-        (b"<!DOCTYPE html><html>404</html>", "is neither a safetensors nor a PyTorch file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is neither a safetensors nor a PyTorch file"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "is neither a safetensors nor a PyTorch file"),
-        (header(b"{"), "is a damaged safetensors file: .*"),
-        (b"\xff" * 8 + b"{}", "is a damaged safetensors file: .*"),
+        (b"", "is empty; an embedding has kilobytes. Download or copy it again"),
+        (b"<!DOCTYPE html><html>404</html>", "is neither a safetensors nor a PyTorch file; .*"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "is neither a safetensors nor a PyTorch file; .*",
+        ),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "is neither a safetensors nor a PyTorch file; .*"),
+        (header(b"{"), r"is a damaged safetensors file \(.*\); download or copy it again"),
+        (b"\xff" * 8 + b"{}", r"is a damaged safetensors file \(.*\); download or copy it again"),
         (header(b"{}"), "is no embedding that can be read here: it holds nothing"),
         (
             header(b'{"t":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}', b"\0" * 4),
@@ -232,8 +237,8 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(tmp_path: Path, with_to
             header(b'{"t":{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]}}'),
             r": Rows of 't' for clip_l must be \[vectors, width\], not \[0, 4\]",
         ),
-        (b"PK\x03\x04" + b"\0" * 50, "cannot be read safely as tensors only; it is damaged or holds code"),
-        (b"\x80\x02}q\x00", "cannot be read safely as tensors only; it is damaged or holds code"),
+        (b"PK\x03\x04" + b"\0" * 50, "cannot be read safely as tensors only: .* get it as .safetensors"),
+        (b"\x80\x02}q\x00", "cannot be read safely as tensors only: .* get it as .safetensors"),
     ],
 )
 def test_what_is_no_embedding_is_refused_in_one_sentence(tmp_path: Path, content: bytes, message: str):
@@ -264,7 +269,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str, share: float):
         ({}, "it holds nothing"),
         ([torch.ones(1, 4)], "holds a list, not named tensors"),
         (torch.ones(1, 4), "holds a Tensor, not named tensors"),
-        ({"t": torch.eye(3).to_sparse()}, "cannot be read safely as tensors only; it is damaged or holds code"),
+        ({"t": torch.eye(3).to_sparse()}, "cannot be read safely as tensors only: .* get it as .safetensors"),
         (
             {"my cat": torch.ones(1, 4)},
             r"word\.bin: The placeholder token must be one word .* try something like '<cat-toy>'",

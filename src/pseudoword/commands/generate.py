@@ -12,6 +12,7 @@ import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler
+from pseudoword.settings import at_least
 
 EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
 
@@ -89,8 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 def _check(options: Options) -> None:
     if not options.prompt:
         raise RecipeError("--prompt needs at least one prompt.")
-    if options.num_images < 1 or options.num_inference_steps < 1:
-        raise RecipeError("--num-images and --num-inference-steps must be at least 1.")
+    at_least(1, **{"--num-images": options.num_images, "--num-inference-steps": options.num_inference_steps})
     if not 0 <= options.seed < 2**63:
         raise RecipeError(f"--seed must be between 0 and 2^63 - 1, not {options.seed}.")
     if not math.isfinite(options.guidance_scale):

@@ -96,9 +96,9 @@ def _with_config(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
     if not path.is_file():
         raise RecipeError(f"There is no file {base.model!r}.")
     if base.variant is not None:
-        raise RecipeError(f"variant is {base.variant!r}, but {base.model!r} is one file, which has no variants.")
+        raise RecipeError(f"variant is {base.variant!r}, but {base.model!r} is one file; leave --variant out.")
     if base.revision is not None and base.config is None:
-        raise RecipeError(f"revision is {base.revision!r}, but {base.model!r} is one file, which has no revisions.")
+        raise RecipeError(f"revision is {base.revision!r}, but {base.model!r} is one file; leave --revision out.")
     config = base.config or families.part(base.family, "single_file").usual_config(base)
     if base.config is None:
         log.info("No config given: %s is taken to be configured as %r.", path.name, config)

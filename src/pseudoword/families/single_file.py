@@ -50,7 +50,7 @@ def _is_safetensors(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise RecipeError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+        raise RecipeError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
     if start[8:9] == b"{":
         return True
     if start[:2] == b"PK" or start[:1] == b"\x80":

@@ -25,7 +25,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise FormatError(f"There is no file {str(path)!r}.")
     size = path.stat().st_size
     if size == 0:
-        raise FormatError(f"{path} is empty.")
+        raise FormatError(f"{path} is empty; an embedding has kilobytes. Download or copy it again.")
     if size > LARGEST:
         raise FormatError(f"{path} has {size / 2**20:.0f} MiB; an embedding has kilobytes. Is it a model?")
     content = path.read_bytes()
@@ -33,7 +33,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return _read_safetensors(path, content)
     if content[:2] == b"PK" or content[:1] == b"\x80":
         return _read_pickle(path, content), {}
-    raise FormatError(f"{path} is neither a safetensors nor a PyTorch file.")
+    raise FormatError(f"{path} is neither a safetensors nor a PyTorch file; an embedding is one of them.")
 
 
 def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
@@ -41,7 +41,7 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Any], dict[
         tensors = dict(safetensors.deserialize(content))
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (safetensors.SafetensorError, ValueError) as error:
-        raise FormatError(f"{path} is a damaged safetensors file: {error}.") from error
+        raise FormatError(f"{path} is a damaged safetensors file ({error}); download or copy it again.") from error
     metadata = {str(k): str(v) for k, v in (header.get("__metadata__") or {}).items()}
     return {name: _array(path, name, tensor) for name, tensor in tensors.items()}, metadata
 
@@ -65,7 +65,10 @@ def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
         if isinstance(loaded, dict):
             return {str(k): v.detach().float().numpy() if torch.is_tensor(v) else v for k, v in loaded.items()}
     except Exception as error:  # the unpickler raises whatever the broken or refused content leads to
-        raise FormatError(f"{path} cannot be read safely as tensors only; it is damaged or holds code.") from error
+        raise FormatError(
+            f"{path} cannot be read safely as tensors only: it is damaged or holds code. "
+            "Download it again, or get it as .safetensors."
+        ) from error
     raise FormatError(f"{path} holds a {type(loaded).__name__}, not named tensors.")
 
 

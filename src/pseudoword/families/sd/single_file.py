@@ -86,5 +86,5 @@ def _checked(path: Path, names: Collection[str]) -> str:
         )
     found = [name for name in TABLES if name in names]
     if not found:
-        raise RecipeError(f"The text encoder in {str(path)!r} is none of Stable Diffusion 1.x or 2.x.")
+        raise RecipeError(f"The text encoder in {str(path)!r} is neither that of Stable Diffusion 1.x nor that of 2.x.")
     return found[0]

@@ -34,7 +34,9 @@ def load_tokenizer(base: BaseModel) -> Any:
         own = {"subfolder": "tokenizer", "revision": base.revision}
         tokenizer = CLIPTokenizer.from_pretrained(where, **({} if base.tokenizer else own))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"Cannot load a CLIP tokenizer from {where!r}.") from error
+        raise RecipeError(
+            f"Cannot load a CLIP tokenizer from {where!r}; give a folder or Hub id that has one."
+        ) from error
     if len(tokenizer) < 256 or tokenizer.model_max_length > 10**6:  # transformers makes up what files do not say
         raise RecipeError(
             f"The CLIP tokenizer of {where!r} is not complete: vocabulary or model_max_length is missing."
@@ -62,7 +64,10 @@ def from_hub(base: BaseModel, name: str) -> Path | None:
     except OSError as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
-        raise RecipeError(f"Cannot get {name} of {base.model!r} from the Hub ({type(error).__name__}).") from error
+        raise RecipeError(
+            f"Cannot get {name} of {base.model!r} from the Hub ({type(error).__name__}); "
+            "check the connection, or give a local folder."
+        ) from error
 
 
 def _table_name(path: Path) -> str:
