@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub.utils import _http
+from hypothesis import settings
 from PIL import Image
 
+from pseudoword import hub_client
 from pseudoword.families.sd import miniature
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import (
@@ -25,7 +30,11 @@ from pseudoword.recipe import (
     Training,
     Validation,
 )
+from tests.hub_server import Hub, point_at, running
 from tests.miniatures import TOKEN
+
+settings.register_profile("pseudoword", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("pseudoword")
 
 SECTIONS = {
     "base": BaseModel,
@@ -84,6 +93,25 @@ def make_recipe(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Rec
         return Recipe(concepts=(concept,), method=method, **sections)
 
     return make
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let pushes wait no time before they try again, and return how long it would have been; at most three tries."""
+    waits: list[float] = []
+    clock = SimpleNamespace(sleep=waits.append, monotonic=time.monotonic)
+    monkeypatch.setattr(hub_client, "time", clock)
+    monkeypatch.setattr(_http, "time", clock)
+    monkeypatch.setattr(hub_client, "TRIES", 3)
+    return waits
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> Iterator[Hub]:
+    """A Hub on this machine, to which this process pushes."""
+    with running() as hub:
+        point_at(hub.url, monkeypatch)
+        yield hub
 
 
 @pytest.fixture(autouse=True)

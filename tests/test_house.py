@@ -19,15 +19,17 @@ PACKAGE = "pseudoword"
 
 LAYERS = [
     {"cli", "commands", "demo"},
+    {"checking"},
     {"training", "inspection", "interruption"},
     {"job"},
     {"watch"},
-    {"evaluate"},
-    {"generate", "run", "hub", "tracking"},
+    {"evaluate", "hub"},
+    {"card", "generate", "hub_client", "run", "starting", "tracking"},
     {"data", "engines", "formats", "sheets", "toybox"},
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk"},
     {"concept", "recipe", "batch", "contracts", "progress"},
+    {"sections"},
     {"placeholder", "settings"},
     {"errors"},
 ]
@@ -40,6 +42,7 @@ ALLOWED = {
 NEED_TORCH = (
     "families/*/torch.py",
     "families/*/miniature.py",
+    "families/*/costs.py",
     "families/lookup.py",
     "families/memory.py",
     "families/samplers.py",
@@ -173,7 +176,7 @@ def test_without_torch_everything_else_can_be_imported():
     )
 
 
-@pytest.mark.parametrize("words", [None, ["--help"], ["--version"], ["train", "--help"]])
+@pytest.mark.parametrize("words", [None, ["--help"], ["--version"], ["train", "--help"], ["check", "--help"]])
 def test_importing_the_package_and_asking_for_help_load_nothing_heavy(words: list[str] | None):
     said = python(f"""
         import sys

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pseudoword import Concept, cli
+from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +28,12 @@ def command(start: str) -> list[str]:
 
 
 def test_the_commands_of_the_readme(
-    base: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: Hub,
+    base: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-cat").symlink_to(pictures)
@@ -42,6 +48,8 @@ def test_the_commands_of_the_readme(
     assert (tmp_path / "beach.png").is_file()
     assert cli.main(here("pseudoword inspect")) == 0
     assert "<my-cat>" in capsys.readouterr().out
+    assert cli.main(here("pseudoword push")) == 0
+    assert "exports/my-cat.safetensors" in hub.files("someone/my-cat-run")
 
 
 def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

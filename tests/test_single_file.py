@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from pseudoword import Concept, Recipe, cli, train
+from pseudoword.checking import check
 from pseudoword.errors import RecipeError, RunError
 from pseudoword.families.sd import miniature
 from tests.examples.guide import SCRIPT
@@ -153,3 +154,10 @@ def test_what_training_needs_is_missing_before_any_weight_is_read(make_recipe: M
     (config / "vae" / "config.json").unlink()
     with pytest.raises(RecipeError, match=r"^The configuration '.*' for '.*' lacks vae/config\.json; give --config"):
         learned(make_recipe(model=str(ldm.one_file(other, tmp_path / "m.safetensors")), config=str(config)))
+
+
+def test_a_dry_run_tells_the_same_of_a_file_and_of_its_folder(make_recipe: MakeRecipe, place: Path):
+    of_folder = check(make_recipe())
+    of_file = check(make_recipe(model=str(place / "my-model.safetensors"), config=str(place / "sd-config")))
+    assert of_folder["starts"]
+    assert of_file == of_folder

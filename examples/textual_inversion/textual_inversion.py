@@ -35,12 +35,6 @@ from pseudoword.recipe import (
 )
 
 SCHEDULERS, PRECISIONS, TRACKERS = get_args(LrScheduler), get_args(Precision), get_args(Tracker)
-LATER = (
-    "push_to_hub",
-    "hub_token",
-    "hub_model_id",
-)
-"""Flags that are read but not carried out yet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = parse_args(arguments)
         recipe = recipe_of(args)
-        learn(recipe, args.resume_from_checkpoint)
+        if arguments is None and args.hub_token is not None:
+            hide_token(args.hub_token)
+        learn(recipe, args.resume_from_checkpoint, args.hub_token)
     except Interrupted as error:
         ended, code = str(error), error.code
     except PseudowordError as error:
@@ -62,12 +58,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def learn(recipe: Recipe, resume: str | None) -> None:
+def hide_token(token: str) -> None:
+    """Take the token out of the command line, which trackers and others on the machine can read.
+
+    Where the system can, the same command starts over in this process, with the token in HF_TOKEN instead.
+    """
+    words = without_token(sys.argv[1:])
+    own = len(sys.orig_argv) - len(sys.argv) + 1  # where this script's words begin among the interpreter's
+    if sys.orig_argv[own:] == sys.argv[1:]:  # not so in a notebook
+        sys.orig_argv[own:] = words
+        if os.name == "posix":
+            os.execve(sys.executable, sys.orig_argv, {**os.environ, "HF_TOKEN": token})
+    sys.argv[1:] = words
+
+
+def without_token(words: Sequence[str]) -> list[str]:
+    """Return a command line without --hub_token and its value, however argparse lets it be written."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if not (name.startswith("--hub_t") and "--hub_token".startswith(name)):
+            kept.append(word)
+        elif not equals:
+            next(rest, None)
+    return kept
+
+
+def learn(recipe: Recipe, resume: str | None, hub_token: str | None) -> None:
     """Train to the end, showing it on the main process."""
     watch.show_messages()
     from pseudoword.training import train  # torch and diffusers: seconds that --help does not wait for
 
-    carry_out(lambda stop: train(recipe, resume=resume, stop=stop), "--resume_from_checkpoint")
+    carry_out(lambda stop: train(recipe, resume=resume, stop=stop, hub_token=hub_token), "--resume_from_checkpoint")
 
 
 def where(recipe: Recipe) -> str:
@@ -109,6 +132,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
         data=Data(
             resolution=args.resolution,
             fit="crop" if args.center_crop else "squash",
+            masks="none",
             flip_p=0.5,
             repeats=args.repeats,
             workers=args.dataloader_num_workers,
@@ -147,6 +171,8 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
             safe_serialization=not args.no_safe_serialization,
             report_to=args.report_to,
             logging_dir=args.logging_dir,
+            push_to_hub=args.push_to_hub,
+            hub_model_id=args.hub_model_id,
         ),
     )
 
@@ -162,7 +188,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     # Read again over blanks: whatever is not None afterwards was on the command line.
     over_blanks = reader.parse_args(arguments, argparse.Namespace(**dict.fromkeys(vars(args))))
     given = {name for name, value in vars(over_blanks).items() if value is not None}
-    _refuse(args, given)
+    _refuse(args)
     if "num_train_epochs" in given and "max_train_steps" not in given:
         args.max_train_steps = None
     if "mixed_precision" not in given:
@@ -170,11 +196,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _refuse(args: argparse.Namespace, given: set[str]) -> None:
-    later = [f"--{name}" for name in LATER if name in given]  # names alone: a value may be a secret
-    if later:
-        comes, them = ("comes", "it") if len(later) == 1 else ("come", "them")
-        raise RecipeError(f"{', '.join(later)} {comes} with a later release of pseudoword; leave {them} out for now.")
+def _refuse(args: argparse.Namespace) -> None:
+    if args.hub_token is not None and args.report_to in ("wandb", "all"):
+        raise RecipeError(
+            f"--report_to {args.report_to} and --hub_token do not go together, as Weights & Biases records the command "
+            "line and the token in it; log in to the Hub with `hf auth login` instead, or set HF_TOKEN."
+        )
     if args.only_save_embeds and args.save_as_full_pipeline:
         raise RecipeError("--only_save_embeds and --save_as_full_pipeline contradict each other; leave one out.")
     if args.lr_scheduler == "piecewise_constant":
@@ -213,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
     _computing(flags.add_argument_group("computing"))
     _output(flags.add_argument_group("what is written"))
     _looking(flags.add_argument_group("what is looked at along the way"))
-    _later(flags.add_argument_group("not carried out yet: refused when given"))
+    _hub(flags.add_argument_group("the Hub"))
     return flags
 
 
@@ -323,10 +350,10 @@ def _output(flags: Flags) -> None:
     flags.add_argument("--no_safe_serialization", action="store_true", help="write .bin files only, no .safetensors")
 
 
-def _later(flags: Flags) -> None:
-    flags.add_argument("--push_to_hub", action="store_true", help="upload the word to the Hub")
-    flags.add_argument("--hub_token", help="token to upload with")
-    flags.add_argument("--hub_model_id", help="repository to upload to")
+def _hub(flags: Flags) -> None:
+    flags.add_argument("--push_to_hub", action="store_true", help="upload the word, its card and sample pictures")
+    flags.add_argument("--hub_token", help="token to upload with; better is HF_TOKEN or `hf auth login`")
+    flags.add_argument("--hub_model_id", help="repository to upload to; by default --output_dir's name")
 
 
 def _looking(flags: Flags) -> None:

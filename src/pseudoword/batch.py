@@ -46,8 +46,11 @@ class Batch:
     std: Float[np.ndarray, "batch channels height width"]
     concept: Int[np.ndarray, " batch"]
     """Index of the concept in the run's list."""
+    weight: Float[np.ndarray, "batch height width"] | None = None
+    """How much each place counts in its picture's loss; None where all count the same."""
 
     def part(self, cut: slice) -> Batch:
         """Return some of the pictures."""
         ids = {encoder: block[cut] for encoder, block in self.ids.items()}
-        return Batch(ids, self.mean[cut], self.std[cut], self.concept[cut])
+        weight = None if self.weight is None else self.weight[cut]
+        return Batch(ids, self.mean[cut], self.std[cut], self.concept[cut], weight)

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": "learn a new word from a folder of pictures",
+    "check": "say what training would make of your pictures and captions, without training",
     "generate": "make pictures with learned words in the prompt",
     "inspect": "say what an embedding file holds",
+    "push": "upload a learned word to the Hub",
     "demo": "learn a word on the small model inside this package and show it",
 }
 

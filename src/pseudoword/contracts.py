@@ -63,13 +63,34 @@ class Format(Protocol):
         ...
 
 
+class Sizes(Protocol):
+    """The sizes of a base's pictures, in pixels."""
+
+    @property
+    def resolution(self) -> int:
+        """The model's own side of a picture."""
+        ...
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels to a side of a latent; pictures' sides must be multiples of it."""
+        ...
+
+    @property
+    def bucket_multiple(self) -> int:
+        """What sides must be multiples of for the denoiser to halve latents evenly at each of its levels."""
+        ...
+
+
 class Family(Protocol):
     """A loaded base model of some kind, frozen. Arrays are the engine's own unless said otherwise.
 
     A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
-    (PIPELINE, TAGS, CONFIG); `words`, whose `vocabularies(base)` reads nothing but tokenizers and tables;
-    `single_file`, whose `usual_config(base)` names a base on the Hub that configures a checkpoint in one file; and
-    `miniature`, whose `write(folder)` makes a base of random weights in the real classes.
+    (PIPELINE, TAGS, CONFIG); `words`, whose `vocabularies(base)` reads nothing but tokenizers and tables; `sizes`,
+    whose `sizes(base)` reads nothing but configurations; `costs`, which counts what a step needs in memory on layers
+    without weights (`parameters(base)`, `kept_for_gradient(base, shapes, dtype)`); `single_file`, whose
+    `usual_config(base)` names a base on the Hub that configures a checkpoint in one file; and `miniature`, whose
+    `write(folder)` makes a base of random weights in the real classes.
     """
 
     vocabularies: Mapping[str, Vocabulary]

@@ -35,6 +35,14 @@ class OutOfMemory(PseudowordError):
     """One picture that does not fit into a device's memory."""
 
 
+class HubError(PseudowordError):
+    """A push that the Hub, or the Hub's client, refuses."""
+
+
+class HubUnreachable(HubError):
+    """A Hub that is busy, failing or out of reach; the same push may pass later."""
+
+
 class Interrupted(PseudowordError):
     """A command ended by a signal, with the exit code that shells expect."""
 

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword import families, formats, methods, toybox, tracking
+from pseudoword import families, hub, methods, toybox, tracking
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
-from pseudoword.errors import RecipeError
 from pseudoword.families.locate import locate
 from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
-from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
+from pseudoword.recipe import Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
+from pseudoword.starting import starting_rows
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +62,16 @@ class Job:
             property=wanted.property,
             base=told["base"]["model"],
             steps=step,
-            metadata={"initializer": wanted.initializer, "recipe": json.dumps(told)},
+            metadata={
+                "initializer": _shared(wanted.initializer),
+                "recipe": json.dumps(_shared(told)),
+            },
         )
 
 
-def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, resume: str | None) -> Job:
+def prepare(
+    engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, resume: str | None, pushes: hub.Pushes
+) -> Job:
     """Find what an earlier part of the run decided, load the base, and encode what the word is learned from."""
     tracking.check(recipe.output.report_to)
     checkpoint = engine.on_main(lambda: run.find(resume))
@@ -77,11 +82,12 @@ def prepare(engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, r
     facts = _facts(recipe, given, batch, engine.arithmetic())
     if checkpoint:
         refuse_changes(checkpoint, facts)
+    engine.on_main(pushes.check)
 
     family: Family = families.part(recipe.base.family, recipe.engine.engine).FAMILY.load(
         locate(recipe.base, toybox.BASES)
     )
-    rows = _starting_rows(family, wanted)
+    rows = starting_rows(family.vocabularies, wanted)
     engine.prepare(family)
     engine.start(family, methods.build(recipe.method), {wanted.token: rows})
     if checkpoint:
@@ -143,24 +149,11 @@ def _without_paths(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
-def _starting_rows(family: Family, wanted: ConceptRecipe) -> dict[str, np.ndarray]:
-    """Lend the word to the family's vocabularies and return its starting rows from the initializer."""
-    file = Path(wanted.initializer).expanduser()
-    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
-    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
-    earlier = formats.read(file) if file.suffix in formats.SUFFIXES or is_folder else None
-    rows = {}
-    for encoder, vocabulary in family.vocabularies.items():
-        vocabulary.lend(wanted.token, wanted.num_vectors)
-        if earlier is None:
-            rows[encoder], how = vocabulary.initial_rows(wanted.initializer, wanted.num_vectors)
-            log.info("%s: %s", wanted.token, how)
-            continue
-        rows[encoder] = vocabulary.rows_of(earlier, encoder)
-        if earlier.num_vectors != wanted.num_vectors:
-            raise RecipeError(
-                f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
-                f"but num_vectors is {wanted.num_vectors}; make them equal."
-            )
-        log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
-    return rows
+def _shared(value: Any) -> Any:
+    """Return plain values for others to read, of places on this disk only the last part: words are given away."""
+    if isinstance(value, dict):
+        return {name: _shared(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shared(inner) for inner in value]
+    is_place = isinstance(value, str) and (Path(value).is_absolute() or value.startswith(("~/", "./", "../")))
+    return Path(value).name if is_place else value

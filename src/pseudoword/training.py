@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pseudoword import engines, formats, hub, schedules
+from pseudoword import card, engines, formats, hub, schedules
 from pseudoword.batch import Draw
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
@@ -36,16 +36,20 @@ def train(
     dataset: Dataset | None = None,
     resume: str | None = None,
     stop: Callable[[], bool] | None = None,
+    hub_token: str | None = None,
 ) -> Iterator[Progress]:
     """Carry out a recipe, yielding `Progress` after every optimizer step; nothing happens until it is iterated.
 
     `dataset` replaces the folder of pictures (see `Dataset`); `resume` is 'latest' or a checkpoint's folder.
     `stop` is asked after every step, on every process; if one says so, all keep a checkpoint and end after that step.
-    Raises RecipeError, RunError, PicturesError, CaptionError, TokenError or TrainingStopped, each saying what to try.
+    `hub_token` is what to push with, by default the environment's or the Hub login's; it is written nowhere.
+    Raises RecipeError, RunError, PicturesError, CaptionError, TokenError, TrainingStopped or, once the word is on disk,
+    HubError, each saying what to try.
     """
     engine: Engine = engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
     with _opened(engine, recipe) as run:
-        job = prepare(engine, run, recipe, dataset, resume)
+        pushes = hub.Pushes(recipe.output, hub_token)
+        job = prepare(engine, run, recipe, dataset, resume, pushes)
         recipe, source, start, steps = job.recipe, job.source, engine.step_number, job.steps
 
         # Every step is a function of its number: the learning rate, the draws, and so the batch.
@@ -78,12 +82,15 @@ def train(
                 pictures = () if stopping else validator.sample(step + 1)
                 progress = dataclasses.replace(progress, saved=saved, pictures=pictures)
                 _track(trackers, validator, progress)
+                _push_along(engine, job, pushes, progress)
                 yield progress
                 if stopping:
                     return
 
         word = job.concept(engine.rows()[job.token], max(start, steps))
         engine.on_main(lambda: _finish(run, job, word, validator))
+        if engine.is_main:  # alone: the other processes do not wait for the Hub
+            pushes.finish()
 
 
 # Around the loop
@@ -199,25 +206,41 @@ def _track(trackers: Trackers, validator: Validator, progress: Progress) -> None
         trackers.show(progress.step, list(zip(validator.options.validation_prompts, pictures, strict=True)))
 
 
-def _finish(run: Run, job: Job, concept: Concept, validator: Validator) -> None:
+def _push_along(engine: Engine, job: Job, pushes: hub.Pushes, progress: Progress) -> None:
+    """Upload the word as it is after this step, if that is due, while training goes on."""
+    if engine.is_main and pushes.is_due(progress.step, progress.steps):
+        word = job.concept(engine.rows()[job.token], progress.step)
+        pushes.begin(lambda folder: _write_word(job, word, folder))
+
+
+def _finish(run: Run, job: Job, word: Concept, validator: Validator) -> None:
     """Write the learned word for every reader, and say which step was best."""
-    recipe = job.recipe
-    formats.write_folder(concept, run.folder, safetensors=recipe.output.safe_serialization)
-    exports, stem = run.folder / "exports", formats.stem_of(concept.token)
-    exports.mkdir(exist_ok=True)
-    for suffix in formats.SUFFIXES:
-        (exports / f"{stem}{suffix}").unlink(missing_ok=True)  # of another choice of safe_serialization
-    formats.write_file(concept, exports / f"{stem}{recipe.output.suffix}", "kohya")
-    if validator.options.validation_prompts:
-        validator.samples.strip()
-    hub.write_card(concept, recipe, job.batch, run.folder)
-    if recipe.output.full_pipeline:
-        job.family.with_words([concept]).save_pretrained(run.folder)
+    _write_word(job, word, run.folder)
+    if validator.options.validation_prompts and validator.samples.strip():
+        _write_card(job, word, run.folder)  # again: now there is a strip to show
+    if job.recipe.output.full_pipeline:
+        job.family.with_words([word]).save_pretrained(run.folder)
     best = validator.best
     if best and best.step != job.steps:
         at = f"after step {best.step}" if best.step else "before training"
-        name = f"{BEST}{recipe.output.suffix}"
+        name = f"{BEST}{job.recipe.output.suffix}"
         log.info("The fixed-draw loss was lowest %s (%.4f); that word is in %s.", at, best.loss, name)
+
+
+def _write_word(job: Job, word: Concept, folder: Path) -> None:
+    """Write a word for every reader, and its card."""
+    recipe = job.recipe
+    formats.write_folder(word, folder, safetensors=recipe.output.safe_serialization)
+    exports, stem = folder / "exports", formats.stem_of(word.token)
+    exports.mkdir(exist_ok=True)
+    for suffix in formats.SUFFIXES:
+        (exports / f"{stem}{suffix}").unlink(missing_ok=True)  # of another choice of safe_serialization
+    formats.write_file(word, exports / f"{stem}{recipe.output.suffix}", "kohya")
+    _write_card(job, word, folder)
+
+
+def _write_card(job: Job, word: Concept, folder: Path) -> None:
+    card.write_card(word, job.recipe, job.batch, folder, job.recipe.validation.validation_prompts)
 
 
 def _stopped(run: Run, error: NonFiniteLoss, recipe: Recipe) -> TrainingStopped:

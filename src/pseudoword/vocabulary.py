@@ -31,6 +31,8 @@ class Encoded:
     """Placeholder tokens that the prompt holds whole."""
     cut: tuple[str, ...]
     """Placeholder tokens that the prompt's end at the model's length cut, wholly or in part."""
+    length: int
+    """Tokens that the whole prompt takes, start and end included, however many are read."""
 
 
 class Vocabulary:
@@ -117,6 +119,7 @@ class Vocabulary:
             np.asarray(ids, dtype=np.int64),
             words=tuple(word for word, whole, end in spans if whole and end <= room),
             cut=tuple(word for word, _, end in spans if end > room),
+            length=len(body) + 2,
         )
 
     def _pieces(self, text: str) -> list[tuple[str, str | None, list[int]]]:

@@ -129,7 +129,7 @@ def test_captions_that_lie_there_unused_are_mentioned(folder: Path, prepare: Pre
         (folder / name).write_text("a {}")
     ConceptPictures(ConceptRecipe(TOKEN, str(folder), "toy"), Data())
     assert [r.getMessage() for r in caplog.records] == [
-        "Captions lie beside the pictures (a.txt, …), but templates are used; captions 'files' uses them."
+        "There are captions (a.txt, …), but templates are used; captions 'files' uses the captions."
     ]
     caplog.clear()
     ConceptPictures(ConceptRecipe(TOKEN, str(folder), "toy"), Data(captions="files"))

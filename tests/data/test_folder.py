@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -86,6 +88,21 @@ def test_folders_inside_are_read_on_request_and_hidden_ones_never(tmp_path: Path
     assert [p.path.name for p in folder.scan(tmp_path)] == ["a.png"]
     found = [p.path.relative_to(tmp_path).as_posix() for p in folder.scan(tmp_path, recursive=True)]
     assert found == ["a.png", "b/0.png", "b/c/0.png"]
+
+
+def test_a_plugin_that_is_installed_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    picture(tmp_path / "a.png").rename(tmp_path / "phone.HEIC")
+    (tmp_path / "broken.heif").write_bytes(b"nothing")
+    opened: list[bool] = []
+    plugin = ModuleType("pillow_heif")
+    plugin.__dict__["register_heif_opener"] = lambda: opened.append(True)
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    found = folder.look(tmp_path)
+    assert [p.path.name for p in found.pictures] == ["phone.HEIC"]
+    assert found.skipped == [(tmp_path / "broken.heif", "not a picture")], "the plugin is there, so it is not missing"
+    assert opened
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert folder.look(tmp_path).skipped == [(tmp_path / "broken.heif", "needs pip install pillow-heif")]
 
 
 def test_the_same_pixels_are_named_whatever_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture):

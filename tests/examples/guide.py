@@ -64,11 +64,6 @@ GUIDE: dict[str, Any] = {
 """The flags of diffusers' examples/textual_inversion/textual_inversion.py (0.40), and their defaults."""
 QUICK = {"resolution": 16, "train_batch_size": 2, "max_train_steps": 3, "learning_rate": 1e-2, "seed": 7}
 """Flags of three quick steps on the miniature."""
-LATER = {
-    "push_to_hub": True,
-    "hub_token": "hf_secret",
-    "hub_model_id": "someone/word",
-}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pseudoword import Concept, watch
 from pseudoword.families.sd.torch import StableDiffusion
-from tests.examples.guide import LATER, Argv, Learn, Learned, Refused
+from tests.examples.guide import Argv, Learn, Learned, Refused
 from tests.miniatures import TOKEN
 
 # Computing
@@ -205,17 +205,6 @@ def test_logging_dir_is_inside_the_output_folder(learn: Learn):
 
 
 # What is refused, and how it ends
-
-
-@pytest.mark.parametrize("flag", LATER)
-def test_later_flags_are_refused_by_name_alone(refused: Refused, flag: str):
-    told = refused(**{flag: LATER[flag]})
-    assert told == f"error: --{flag} comes with a later release of pseudoword; leave it out for now."
-
-
-def test_later_flags_together_make_one_sentence(refused: Refused):
-    told = refused(push_to_hub=True, hub_token="hf_secret")
-    assert told == "error: --push_to_hub, --hub_token come with a later release of pseudoword; leave them out for now."
 
 
 def test_an_end_says_where_the_word_is(learn: Learn, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -31,8 +31,8 @@ M = TypeVar("M")
 
 
 @dataclass(frozen=True)
-class Options(Generic[M]):
-    """Learn a new word from a folder of pictures.
+class RecipeOptions(Generic[M]):
+    """A recipe, as flags.
 
     Every option is also a setting of a recipe file, `--recipe FILE`; options on the command line take precedence.
     """
@@ -50,10 +50,22 @@ class Options(Generic[M]):
     """How the word's rows are parametrised and updated; decides which options it has."""
     recipe: Optional[Path] = None
     """A recipe file (TOML), such as the recipe.toml in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Options(RecipeOptions[M]):
+    """Learn a new word from a folder of pictures.
+
+    Every option is also a setting of a recipe file, `--recipe FILE`; options on the command line take precedence.
+    """
+
     resume: Optional[str] = None
     """Go on from a checkpoint: 'latest', or a checkpoint's folder."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print each step as a line of JSON on standard output."""
+
+
+Kind = TypeVar("Kind", bound=RecipeOptions)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -74,25 +86,31 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Options[Any]:
-    """Return the options of a command line, over those of its recipe file if it names one."""
+    """Return the options of a command line."""
+    description = f"Learn a new word from a folder of pictures.\n\n{EXAMPLE}"
+    return options_of(Options, arguments, "pseudoword train", description)
+
+
+def options_of(kind: type[Kind], arguments: Sequence[str], prog: str, description: str) -> Kind:
+    """Return a command line's options of some kind, over those of its recipe file if it names one."""
     file = _value_of("--recipe", arguments)
-    default = _options(Path(file)) if file else None
+    default = _options(Path(file), kind) if file else None
     method = _value_of("--method", arguments) or (default.method if default else "classic")
     if method not in OPTIONS:
         raise RecipeError(f"There is no method {method!r}; the methods are {', '.join(sorted(OPTIONS))}.")
     if default and method != default.method:
         default = dataclasses.replace(default, method=method, method_options=OPTIONS[method]())
     return tyro.cli(  # pyright: ignore[reportReturnType] (with a default or without, it is Options)
-        Options[OPTIONS[method]],
+        kind[OPTIONS[method]],  # pyright: ignore[reportInvalidTypeArguments]
         args=list(arguments),
         default=default,
-        prog="pseudoword train",
-        description=f"Learn a new word from a folder of pictures.\n\n{EXAMPLE}",
+        prog=prog,
+        description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
 
 
-def recipe_of(options: Options[Any]) -> Recipe:
+def recipe_of(options: RecipeOptions[Any]) -> Recipe:
     """Return the recipe that the options make."""
     sections = {name: getattr(options, name) for name in SECTIONS}
     return Recipe(concepts=(options.concept,), method=options.method_options, **sections)
@@ -112,9 +130,9 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _options(path: Path) -> Options[Any]:
+def _options(path: Path, kind: type[Kind]) -> Kind:
     recipe = Recipe.read(path)
     sections = {name: getattr(recipe, name) for name in SECTIONS}
-    return Options(
+    return kind(
         concept=recipe.concepts[0], method_options=recipe.method, method=recipe.method.name, recipe=path, **sections
     )

@@ -5,25 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from pseudoword.data.captions import read_text, with_word
+from pseudoword.data.captions import COLUMNS, Caption, read_text, with_word
 from pseudoword.data.folder import METADATA, Found, Picture
 from pseudoword.errors import CaptionError
 
 log = logging.getLogger(__name__)
-
-COLUMNS = ("text", "caption", "prompt")
-"""What a caption may be called in metadata.jsonl, the first that is there."""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A picture's caption as written, and the name of the file that holds it."""
-
-    text: str
-    source: str
 
 
 def of_pictures(found: Found) -> list[Caption]:
@@ -32,7 +20,7 @@ def of_pictures(found: Found) -> list[Caption]:
     Lines of a caption are joined by spaces.
     """
     listed = dict(entry for metadata in found.metadata for entry in _listed(metadata, found.folder))
-    return [_caption(picture.path, found.texts.get(picture.path), listed, found.folder) for picture in found.pictures]
+    return [_caption(picture.path, found, listed) for picture in found.pictures]
 
 
 def placed(caption: Caption, picture: Picture, token: str) -> str:
@@ -46,10 +34,10 @@ def placed(caption: Caption, picture: Picture, token: str) -> str:
     return text
 
 
-def _caption(picture: Path, text: Path | None, listed: dict[Path, Caption], folder: Path) -> Caption:
-    caption = listed.get(picture.resolve())
-    if text:
-        caption = Caption(" ".join(read_text(text).split()), text.relative_to(folder).as_posix())
+def _caption(picture: Path, found: Found, listed: dict[Path, Caption]) -> Caption:
+    caption = found.given.get(picture) or listed.get(picture.resolve())
+    if text := found.texts.get(picture):
+        caption = Caption(" ".join(read_text(text).split()), text.relative_to(found.folder).as_posix())
     if caption is None:
         raise CaptionError(
             f"There is no caption for {picture.name}; write it into {picture.stem}.txt beside it or into {METADATA}, "

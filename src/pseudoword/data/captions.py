@@ -67,6 +67,18 @@ PLACES = ("{}", "[name]")
 """Where the word goes in templates and captions; the second is A1111's."""
 
 
+COLUMNS = ("text", "caption", "prompt")
+"""What captions may be called in metadata.jsonl and datasets, in order of preference."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A picture's caption as written, and where it is from."""
+
+    text: str
+    source: str
+
+
 @dataclass(frozen=True)
 class Captions:
     """What may stand beside each picture, the word already in it. Which of it does is a function of a step's draw."""

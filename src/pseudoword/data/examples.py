@@ -40,6 +40,8 @@ class View:
 
     mean: Float[np.ndarray, "1 channels height width"]
     std: Float[np.ndarray, "1 channels height width"]
+    weight: Float[np.ndarray, "height width"] | None = None
+    """How much each place counts, if the picture has a mask."""
 
     @property
     def shape(self) -> schedules.Shape:
@@ -59,6 +61,7 @@ class Cached:
         """Of each picture."""
         self._views = views
         self._ids = ids
+        self._masked = any(view.weight is not None for frames in views for frame in frames for view in frame.values())
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
         """Yield the batch that each draw chooses."""
@@ -68,7 +71,14 @@ class Cached:
             views = [frames[i][bool(draw.flip[i])] for i in count]
             ids = [self._ids(draw, i) for i in count]
             mean, std = (np.concatenate(part) for part in zip(*((v.mean, v.std) for v in views), strict=True))
-            yield Batch(_stack(ids), mean, std, np.zeros(len(views), dtype=np.int64)), draw
+            concept = np.zeros(len(views), dtype=np.int64)
+            yield Batch(_stack(ids), mean, std, concept, _weights(views) if self._masked else None), draw
+
+
+def _weights(views: Sequence[View]) -> Float[np.ndarray, "batch height width"]:
+    """Return the weights of views, ones where a picture has no mask."""
+    own = [np.ones(view.shape[1:], dtype=np.float32) if view.weight is None else view.weight for view in views]
+    return np.stack(own)
 
 
 def _choice(several: Sequence[T], number: float) -> T:
@@ -122,8 +132,10 @@ def prepare(
     if not len(dataset):
         raise CaptionError("The dataset is empty; it needs at least one picture.")
     if isinstance(dataset, FramedPictures):
-        ids = _captions(dataset.own.captions, vocabularies)
-        return _cached(len(dataset.frames), dataset.pixels, ids, dataset.own.data.flip_p, encode_images)
+        ids = captions_of(dataset.own.captions, vocabularies)
+        return _cached(
+            len(dataset.frames), dataset.pixels, ids, dataset.own.data.flip_p, encode_images, dataset.weights
+        )
     if (
         isinstance(dataset, TextualInversionDataset)
         and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
@@ -131,7 +143,7 @@ def prepare(
     ):
         count = dataset.num_images
         texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
-        ids = _captions(Captions(tokens[0], [texts] * count, ["templates"] * count), vocabularies)
+        ids = captions_of(Captions(tokens[0], [texts] * count, ["templates"] * count), vocabularies)
         return _cached(count, lambda *view: [dataset.pixels(*view)], ids, dataset.flip_p, encode_images)
     read = _item_reader(dataset, vocabularies, tokens)
     if getattr(dataset, "cacheable", False):
@@ -148,19 +160,25 @@ def _cached(
     ids: CaptionOf,
     flip_p: float,
     encode_images: EncodeImages,
+    weights: Callable[[int, int, bool, tuple[int, int]], np.ndarray | None] = lambda *view: None,
 ) -> Cached:
     """Encode the frames of so many pictures, mirrored where a run uses that; `frames` gives their pixels."""
     sides = [side for side, used in ((False, flip_p < 1), (True, flip_p > 0)) if used]
     log.info("Encoding %d pictures once%s", count, " and mirrored" if len(sides) > 1 else "")
 
+    def encoded(picture: int, flipped: bool) -> Iterator[View]:
+        for frame, pixels in enumerate(frames(picture, flipped)):
+            mean, std = encode_images(pixels[None])
+            yield View(mean, std, weights(picture, frame, flipped, (mean.shape[2], mean.shape[3])))
+
     views = []
-    for i in range(count):
-        by_side = {flipped: [View(*encode_images(pixels[None])) for pixels in frames(i, flipped)] for flipped in sides}
-        views.append([dict(zip(by_side, own, strict=True)) for own in zip(*by_side.values(), strict=True)])
+    for picture in range(count):
+        by_side = {flipped: list(encoded(picture, flipped)) for flipped in sides}
+        views.append([dict(zip(by_side, frame, strict=True)) for frame in zip(*by_side.values(), strict=True)])
     return Cached(views, ids, flip_p)
 
 
-def _captions(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> CaptionOf:
+def captions_of(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> CaptionOf:
     """Return how a draw's captions are read; CaptionError if one of them, in any order of its tags, loses the word."""
     for name, text in captions.hardest():
         caption_ids(text, vocabularies, captions.token, name)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import io
 import logging
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from pseudoword.data import images
+from pseudoword.data.captions import Caption
 from pseudoword.errors import PicturesError
 
 log = logging.getLogger(__name__)
@@ -19,8 +24,14 @@ SMALLEST = 16
 """Pixels of a side below which nothing can be learned."""
 METADATA = "metadata.jsonl"
 """Where a Hugging Face image folder keeps captions."""
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
-"""Kinds of pictures that Pillow reads with a plugin only."""
+MASK = "-mask"
+"""How the name of a picture's mask ends."""
+PLUGINS = {
+    ".heic": ("pillow-heif", "pillow_heif"),
+    ".heif": ("pillow-heif", "pillow_heif"),
+    ".jxl": ("pillow-jxl-plugin", "pillow_jxl"),
+}
+"""Kinds of pictures that Pillow reads with a plugin only: what to install, and the module that brings it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,13 @@ class Picture:
     """Width and height in pixels, upright."""
     pixels: str
     """Hash of the pixels: equal for copies saved under other names or in another format without loss."""
+    content: bytes | None = field(default=None, repr=False)
+    """The bytes of a picture that is no file, but a row of a dataset."""
+
+    @property
+    def source(self) -> Path | io.BytesIO:
+        """What to read it from."""
+        return self.path if self.content is None else io.BytesIO(self.content)
 
     @property
     def fact(self) -> str:
@@ -47,16 +65,20 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder holds."""
+    """What a folder, or a dataset, holds."""
 
     folder: Path
     pictures: list[Picture]
     skipped: list[tuple[Path, str]]
     """What cannot be used as a picture, and why."""
-    texts: dict[Path, Path]
+    texts: dict[Path, Path] = field(default_factory=dict)
     """Pictures that have a NAME.txt beside them, and that."""
-    metadata: list[Path]
+    metadata: list[Path] = field(default_factory=list)
     """Files named metadata.jsonl."""
+    masks: dict[Path, Path] = field(default_factory=dict)
+    """Pictures that have a NAME-mask beside them, and that."""
+    given: dict[Path, Caption] = field(default_factory=dict)
+    """Captions that pictures of a dataset bring with them."""
 
     def tell(self) -> None:
         """Name what is not used, once, and pictures that are the same, pixel by pixel."""
@@ -73,21 +95,27 @@ def scan(folder: str | Path, *, recursive: bool = False) -> list[Picture]:
     return found.pictures
 
 
-def look(folder: str | Path, *, recursive: bool = False) -> Found:
+def look(folder: str | Path, *, recursive: bool = False, masks: bool = False) -> Found:
     """Return what is in a folder, pictures by name.
 
-    Hidden files and folders are passed over, and folders in it unless `recursive`. Raises PicturesError if the folder
-    is missing or holds no picture.
+    Hidden files and folders are passed over, and folders in it unless `recursive`. NAME-mask beside NAME is a mask,
+    not a picture; with `masks` also where there is no NAME. Raises PicturesError if the folder is missing or holds no
+    picture.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise PicturesError(f"There is no folder {str(folder)!r}; give the folder that holds your pictures.")
     files = sorted(_files(folder, recursive))
     metadata = [path for path in files if path.name == METADATA]
-    pictures, skipped = [], []
+    pictures, skipped, masked = [], [], _masked(files)
     for path in files:
         try:
-            pictures.append(read(path))
+            if path in masked and not masks:
+                raise Unusable("a mask")
+            if path not in masked and masks and path.stem.endswith(MASK):
+                raise Unusable("a mask without its picture; rename it if it is none")
+            if path not in masked:
+                pictures.append(read(path))
         except Unusable as error:
             skipped.append((path, str(error)))
     texts = {p.path: text for p in pictures if (text := p.path.with_suffix(".txt")).is_file() and text != p.path}
@@ -95,7 +123,16 @@ def look(folder: str | Path, *, recursive: bool = False) -> Found:
     if not pictures:
         seen = f"only {_reasons(folder, skipped)}" if skipped else "no files"
         raise PicturesError(f"No picture in {str(folder)!r}: {seen}. Put three to six pictures of the concept there.")
-    return Found(folder, pictures, skipped, texts, metadata)
+    of = {(path.parent, path.stem): mask for mask, path in masked.items() if masks}
+    own = {p.path: of[p.path.parent, p.path.stem] for p in pictures if (p.path.parent, p.path.stem) in of}
+    return Found(folder, pictures, skipped, texts, metadata, own)
+
+
+def _masked(files: Sequence[Path]) -> dict[Path, Path]:
+    """Return the masks among files, and what each is a mask of."""
+    others = {(path.parent, path.stem): path for path in files if path.suffix not in (".txt", ".jsonl")}
+    named = {path: (path.parent, path.stem.removesuffix(MASK)) for path in others.values() if path.stem.endswith(MASK)}
+    return {path: others[name] for path, name in named.items() if name in others}
 
 
 def _reasons(folder: Path, skipped: Sequence[tuple[Path, str]]) -> str:
@@ -118,15 +155,23 @@ def read(path: Path) -> Picture:
     if not path.is_file():
         raise Unusable("not a file" if path.exists() else "broken link")
     try:
-        content = path.read_bytes()
-        if not content:
-            raise Unusable("zero bytes")
-        image = images.read_rgb(path)
-    except Unusable:
-        raise
+        return decoded(path, path.read_bytes())
+    except OSError as error:
+        raise Unusable(str(error)) from error
+
+
+def decoded(path: Path, content: bytes, *, keep: bool = False) -> Picture:
+    """Decode a file's bytes, and `keep` them in the picture if there is no such file; Unusable says why it cannot."""
+    if not content:
+        raise Unusable("zero bytes")
+    try:
+        if path.suffix.lower() in PLUGINS:
+            _plug_in(PLUGINS[path.suffix.lower()][1])
+        image = images.read_rgb(io.BytesIO(content))
     except Image.UnidentifiedImageError as error:
-        plugin = PLUGINS.get(path.suffix.lower())
-        raise Unusable(f"needs pip install {plugin}" if plugin else "not a picture") from error
+        package, module = PLUGINS.get(path.suffix.lower(), ("", ""))
+        missing = package and sys.modules.get(module) is None
+        raise Unusable(f"needs pip install {package}" if missing else "not a picture") from error
     except Image.DecompressionBombError as error:
         raise Unusable("too many pixels to be safe") from error
     except Exception as error:  # Pillow's decoders raise whatever their format makes of a broken file
@@ -134,7 +179,15 @@ def read(path: Path) -> Picture:
     if min(image.size) < SMALLEST:
         raise Unusable(f"{image.width} x {image.height} pixels, under {SMALLEST}")
     pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
-    return Picture(path, hashlib.sha256(content).hexdigest(), image.size, pixels)
+    return Picture(path, hashlib.sha256(content).hexdigest(), image.size, pixels, content if keep else None)
+
+
+def _plug_in(module: str) -> None:
+    """Let Pillow read another kind of picture, if what it takes is installed."""
+    with contextlib.suppress(ImportError):
+        plugin = importlib.import_module(module)
+        if hasattr(plugin, "register_heif_opener"):  # the others register themselves when imported
+            plugin.register_heif_opener()
 
 
 def duplicates(pictures: Sequence[Picture]) -> list[list[Picture]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ INTERPOLATION = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-Source = str | Path | BinaryIO
+Source = str | Path | io.BytesIO
 
 
 def read_rgb(source: Source, alpha_colour: str = "white") -> Image.Image:
@@ -29,6 +29,15 @@ def read_rgb(source: Source, alpha_colour: str = "white") -> Image.Image:
             ground = Image.new("RGBA", rgba.size, alpha_colour)
             return Image.alpha_composite(ground, rgba).convert("RGB")
         return upright.convert("RGB")
+
+
+def read_alpha(source: Source) -> Image.Image | None:
+    """Return a picture's opacity, upright, in mode L; None if it has no transparency."""
+    with Image.open(source) as image:
+        upright = ImageOps.exif_transpose(image)
+        if "A" in upright.getbands() or "transparency" in upright.info:
+            return upright.convert("RGBA").getchannel("A")
+        return None
 
 
 def _grey_from_wide(image: Image.Image) -> Image.Image:

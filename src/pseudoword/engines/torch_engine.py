@@ -183,7 +183,10 @@ class TorchEngine:
         memory.empty_cache()
 
     def _loss(self, params: Sequence[Params], batch: Batch, draw: Draw) -> Float[torch.Tensor, " concepts"]:
-        """Return each concept's mean squared error over its pictures in this micro-batch (Gal et al. 2022, eq. 2)."""
+        """Return each concept's mean squared error over its pictures in this micro-batch (Gal et al. 2022, eq. 2).
+
+        Where places are weighted, a picture's error is their weighted mean, so it does not depend on a mask's area.
+        """
         family = self.family
         rows = self._rows(params)
         ids = {encoder: self._put(block) for encoder, block in batch.ids.items()}
@@ -193,7 +196,12 @@ class TorchEngine:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             condition = family.condition(ids, rows)
         prediction = family.denoise(objectives.noised(latents, noise, alpha, sigma), timestep, condition)
-        error = (prediction - family.target(latents, noise, alpha, sigma)).square().flatten(1).mean(1)
+        squares = (prediction - family.target(latents, noise, alpha, sigma)).square()
+        if batch.weight is None:
+            error = squares.flatten(1).mean(1)
+        else:
+            weight = self._put(batch.weight).flatten(1)
+            error = (squares.mean(1).flatten(1) * weight).sum(1) / weight.sum(1)
         concept = self._put(batch.concept)
         return torch.stack([error[concept == i].mean() for i in range(len(self.tokens))])
 

@@ -19,6 +19,7 @@ __all__ = [
     "SUFFIXES",
     "TOLD_IN_FOLDER",
     "FormatError",
+    "exports_in",
     "find",
     "identify",
     "metadata_of",
@@ -47,6 +48,11 @@ def find(path: str | Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise FormatError(f"The folder {str(path)!r} holds no {' or '.join(IN_FOLDER)}; name the file itself.")
+
+
+def exports_in(folder: Path) -> list[Path]:
+    """Return a run's files for tools that name a word after its file."""
+    return sorted(path for path in (folder / "exports").glob("*") if path.suffix in SUFFIXES and path.is_file())
 
 
 def identify(content: Mapping[str, Any], path: Path) -> str:

@@ -48,13 +48,13 @@ def _weights(base: BaseModel) -> Path:
     names = [f"model.{base.variant}.safetensors"] if base.variant else []
     for name in [*names, "model.safetensors"]:
         inside = f"{facts.TEXT_ENCODER}/{name}"
-        path = Path(base.model) / inside if Path(base.model).is_dir() else _from_hub(base, inside)
+        path = Path(base.model) / inside if Path(base.model).is_dir() else from_hub(base, inside)
         if path is not None and path.is_file():
             return path
     raise RecipeError(f"The base {base.model!r} has no {facts.TEXT_ENCODER}/model.safetensors to read words from.")
 
 
-def _from_hub(base: BaseModel, name: str) -> Path | None:
+def from_hub(base: BaseModel, name: str) -> Path | None:
     """Download one file; None if the model has none of this name."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError

@@ -1,0 +1,147 @@
+"""The model card of a learned word: what it is, how to use it, how it was made."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from huggingface_hub import ModelCardData
+
+from pseudoword import disk, families, formats
+from pseudoword.concept import Concept
+from pseudoword.families import locate
+from pseudoword.families.single_file import is_single_file
+from pseudoword.recipe import Recipe
+
+NAME = "README.md"
+"""What the Hub takes a repository's card to be."""
+TAGS = ("text-to-image", "diffusers", "textual_inversion")
+"""What the Hub calls every word, whatever the family."""
+STRIP = "strip.png"
+"""The picture that compares before and after; a grid of samples stands in for it."""
+GRID = re.compile(r"step-(\d+)\.png")
+SHOWN = re.compile(r"(?<![\w./-])samples/[\w-][\w.-]*\.png")
+PROMPTS = {"object": "a photo of {}", "style": "a painting in the style of {}"}
+"""What to ask of a word by itself."""
+
+
+def write_card(concept: Concept, recipe: Recipe, batch: int, folder: Path, prompts: Sequence[str] = ()) -> Path:
+    """Write README.md into the word's folder: how it was made with `batch` pictures a step, and the sampled prompts."""
+    return disk.write(folder / NAME, card(concept, folder, recipe, batch, prompts))
+
+
+def card(
+    concept: Concept, folder: Path, recipe: Recipe | None = None, batch: int | None = None, prompts: Sequence[str] = ()
+) -> str:
+    """Return the card of the word in a folder as Markdown with the Hub's metadata block; without a recipe it says less.
+
+    `prompts` become the page's examples; without any, the word's own prompt does.
+    """
+    facts = families.part(recipe.base.family, "facts") if recipe else None
+    own_prompt = PROMPTS[concept.property].format(concept.token)
+    base, picture = _on_hub(concept, recipe), picture_in(folder)
+    is_file = is_single_file(concept.base)
+    place = f"path/to/{PurePath(concept.base).name}" if is_file else "path/to/the/base"
+    metadata = ModelCardData(
+        base_model=base,
+        library_name="diffusers",
+        tags=[*(facts.TAGS if facts else ()), *TAGS],
+        instance_prompt=own_prompt,
+        widget=_widget(prompts or [own_prompt], picture),
+    )
+    pipeline = facts.PIPELINE if facts else "DiffusionPipeline"
+    clip_skip = f", clip_skip={recipe.base.clip_skip}" if recipe and recipe.base.clip_skip else ""
+    return f"""---
+{metadata.to_yaml()}
+---
+# {_code(concept.token)}
+
+{_summary(concept, batch)}
+{_shown(picture)}
+```python
+from diffusers import {pipeline}
+
+pipeline = {pipeline}.{"from_single_file" if is_file else "from_pretrained"}({json.dumps(base or place)})
+pipeline.load_textual_inversion("path/to/this/folder")  # or this repository's name on the Hub
+pipeline({json.dumps(own_prompt, ensure_ascii=False)}{clip_skip}).images[0].save("picture.png")
+```
+
+| file | for |
+|---|---|
+{_files(folder)}"""
+
+
+def picture_in(folder: Path) -> str | None:
+    """Return which of a run's sample pictures its card shows, by its path in the folder."""
+    samples = folder / "samples"
+    if (samples / STRIP).is_file():
+        return f"samples/{STRIP}"
+    grids = [(int(match[1]), path.name) for path in samples.glob("*.png") if (match := GRID.fullmatch(path.name))]
+    return f"samples/{max(grids)[1]}" if grids else None
+
+
+def pictures_shown(text: str) -> list[str]:
+    """Return the sample pictures that a card refers to, by their paths in its folder."""
+    return sorted(set(SHOWN.findall(text)))
+
+
+def _on_hub(concept: Concept, recipe: Recipe | None) -> str | None:
+    """Return the base's Hub id, if that is what it is."""
+    base = concept.base
+    looks_like_one = base.count("/") == 1 and locate.HUB_ID.fullmatch(base)
+    if not looks_like_one or is_single_file(base) or (recipe and Path(recipe.base.model).expanduser().exists()):
+        return None
+    return locate.MOVED.get(base, base)
+
+
+def _widget(prompts: Sequence[str], picture: str | None) -> list[dict[str, object]]:
+    """Return the page's examples; the picture goes with the first, as one picture holds them all."""
+    examples: list[dict[str, object]] = [{"text": prompt} for prompt in prompts]
+    if picture:
+        examples[0]["output"] = {"url": picture}
+    return examples
+
+
+def _summary(concept: Concept, batch: int | None) -> str:
+    kind = "an object" if concept.property == "object" else "an artistic style"
+    parts = [kind, "1 vector" if concept.num_vectors == 1 else f"{concept.num_vectors} vectors"]
+    if concept.steps:
+        parts.append(f"{concept.steps} steps" + (f" of {batch} picture{'s' * (batch != 1)}" if batch else ""))
+    for_base = f" for {_code(concept.base)}" if concept.base else ""
+    inversion = "[Textual Inversion](https://huggingface.co/papers/2208.01618)"
+    return f"A word{for_base}, learned by {inversion}:\n{', '.join(parts)}."
+
+
+def _shown(picture: str | None) -> str:
+    if not picture:
+        return ""
+    grid = GRID.fullmatch(Path(picture).name)
+    told = f"Samples at step {int(grid[1])}" if grid else "The same prompts and noise, before and after training"
+    return f"\n![{told}]({picture})\n"
+
+
+def _files(folder: Path) -> str:
+    """Return the lines of the table of the word's files."""
+    present = [name for name in formats.IN_FOLDER if (folder / name).is_file()]
+    exports = [f"exports/{path.name}" for path in formats.exports_in(folder)]
+    lines = [
+        (present, "diffusers, with `load_textual_inversion`"),
+        (
+            exports,
+            "A1111, Forge, ComfyUI, InvokeAI: put it with their embeddings; there you call the word by its file's name",
+        ),
+        (
+            [name for name in formats.TOLD_IN_FOLDER if (folder / name).is_file()],
+            "the placeholder token and whether it is an object or a style",
+        ),
+    ]
+    return "".join(f"| {', '.join(f'`{name}`' for name in names)} | {use} |\n" for names, use in lines if names)
+
+
+def _code(text: str) -> str:
+    """Return text as a Markdown code span, whatever it holds."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"`{text}`"

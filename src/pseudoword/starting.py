@@ -1,0 +1,39 @@
+"""Where a word's rows start: a known word or phrase, or an embedding file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pseudoword import formats
+from pseudoword.errors import RecipeError
+from pseudoword.recipe import ConceptRecipe
+from pseudoword.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe) -> dict[str, np.ndarray]:
+    """Lend the word to a base's vocabularies and return its starting rows; TokenError or RecipeError if it cannot."""
+    file = Path(wanted.initializer).expanduser()
+    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
+    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
+    earlier = formats.read(file) if file.suffix in formats.SUFFIXES or is_folder else None
+    rows = {}
+    for encoder, vocabulary in vocabularies.items():
+        vocabulary.lend(wanted.token, wanted.num_vectors)
+        if earlier is None:
+            rows[encoder], how = vocabulary.initial_rows(wanted.initializer, wanted.num_vectors)
+            log.info("%s: %s", wanted.token, how)
+            continue
+        rows[encoder] = vocabulary.rows_of(earlier, encoder)
+        if earlier.num_vectors != wanted.num_vectors:
+            raise RecipeError(
+                f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
+                f"but num_vectors is {wanted.num_vectors}; make them equal."
+            )
+        log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
+    return rows
