@@ -128,8 +128,9 @@ def test_pushes_on_the_way_upload_the_word_as_it_is_then_and_change_nothing(
 def test_a_push_on_the_way_shows_the_newest_picture(hub: Hub, make_recipe: MakeRecipe) -> None:
     looking = {"validation_prompts": (WORD,), "num_validation_images": 1, "validation_sampling_steps": 1}
     run(make_recipe(push_to_hub=True, push_steps=2, validation_steps="2", **looking))
-    first, *_ = hub.repositories[f"{USER}/run"].commits
-    assert set(first) == FILES | {"samples/step-000002.png"}
+    first, *_, last = hub.repositories[f"{USER}/run"].commits
+    assert set(first) == set(last) == FILES | {"samples/strip.png"}
+    assert first["samples/strip.png"] != last["samples/strip.png"]
 
 
 def test_pushes_on_the_way_that_fail_are_one_warning(

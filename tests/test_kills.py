@@ -1,4 +1,4 @@
-"""Killed at random moments with everything on: validation, saving, trackers. No bit differs, and every file reads."""
+"""Killed at random moments while it validates, saves, tracks and pushes: no bit differs, and every file reads."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pseudoword import Recipe, cli
+from tests.hub_server import FILES, USER, Hub, point_at
+from tests.hub_server import TOKEN as TOKEN_OF_HUB
 from tests.miniatures import PROCESSES, TOKEN, MakeRecipe
 
 EVERYTHING: dict[str, Any] = {
@@ -31,18 +33,22 @@ EVERYTHING: dict[str, Any] = {
     "validation_sampling_steps": 2,
     "loss_steps": 2,
     "report_to": "tensorboard",
+    "push_to_hub": True,
+    "push_steps": 3,
 }
 
 
-def command(words: list[str]) -> None:
+def command(words: list[str], url: str) -> None:
     torch.set_num_threads(1)
-    sys.exit(cli.main(words))
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(url, patch)
+        sys.exit(cli.main(words))
 
 
-def started(recipe: Path, folder: Path) -> Any:
+def started(recipe: Path, folder: Path, hub: Hub) -> Any:
     """Start or go on with a run as people do, in a process of its own."""
     words = ["train", "--recipe", str(recipe), "--folder", str(folder), "--resume", "latest"]
-    process = PROCESSES.Process(target=command, args=(words,))
+    process = PROCESSES.Process(target=command, args=(words, hub.url))
     process.start()
     return process
 
@@ -56,11 +62,11 @@ def length_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def killed(recipe: Path, folder: Path, number: signal.Signals, kills: int, seed: int) -> None:
+def killed(recipe: Path, folder: Path, hub: Hub, number: signal.Signals, kills: int, seed: int) -> None:
     """Run to the end, killed on the way: each time at a random moment after a sign of life."""
     dice, done = random.Random(seed), 0
     while True:
-        process = started(recipe, folder)
+        process = started(recipe, folder, hub)
         before = length_of(folder / "log.jsonl")
         if done < kills:
             until = time.monotonic() + 60
@@ -108,28 +114,35 @@ def read_everything(folder: Path) -> None:
     assert [e.step for e in events.Scalars("lr")][-1] == log_of(folder)[-1]["step"]
 
 
-def check(make_recipe: MakeRecipe, tmp_path: Path, number: signal.Signals, kills: int, **changes: Any) -> None:
+def check(
+    make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, number: signal.Signals, kills: int, **changes: Any
+) -> None:
     recipe = write(make_recipe(**{**EVERYTHING, **changes}), tmp_path / "recipe.toml")
-    straight = started(recipe, tmp_path / "straight")
-    killed(recipe, tmp_path / "broken", number, kills, seed=kills + number)
+    straight = started(recipe, tmp_path / "straight", hub)
+    killed(recipe, tmp_path / "broken", hub, number, kills, seed=kills + number)
     straight.join(120)
     assert straight.exitcode == 0
     assert outputs(tmp_path / "broken").keys() == outputs(tmp_path / "straight").keys()
     assert outputs(tmp_path / "broken") == outputs(tmp_path / "straight")
     assert log_of(tmp_path / "broken") == log_of(tmp_path / "straight")
     read_everything(tmp_path / "broken")
+    pushed = hub.files(f"{USER}/broken")
+    assert pushed == {name: (tmp_path / "broken" / name).read_bytes() for name in pushed}
+    assert pushed.keys() == {*FILES, "samples/strip.png"}
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or TOKEN_OF_HUB.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_three_kills_at_random_moments_change_no_bit(
-    make_recipe: MakeRecipe, tmp_path: Path, number: signal.Signals
+    make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, number: signal.Signals
 ) -> None:
-    check(make_recipe, tmp_path, number, 3)
+    check(make_recipe, hub, tmp_path, number, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_twenty_kills_at_random_moments_change_no_bit(
-    make_recipe: MakeRecipe, tmp_path: Path, number: signal.Signals
+    make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, number: signal.Signals
 ) -> None:
-    check(make_recipe, tmp_path, number, 20, steps="240")
+    check(make_recipe, hub, tmp_path, number, 20, steps="240")

@@ -131,10 +131,12 @@ class Pushes:
         return Target(name, self._token, output.hub_private, output.hub_branch)
 
     def _copy_picture(self, scratch: Path) -> None:
+        """Copy the newest picture under the strip's name, which each push replaces: old ones do not pile up."""
         folder = Path(self.output.folder).expanduser()
         if picture := card.picture_in(folder):
-            (scratch / picture).parent.mkdir()
-            shutil.copyfile(folder / picture, scratch / picture)
+            shown = scratch / "samples" / card.STRIP
+            shown.parent.mkdir()
+            shutil.copyfile(folder / picture, shown)
 
     def _along(self, files: Mapping[str, bytes]) -> None:
         target = self._target()
