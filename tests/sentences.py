@@ -1,7 +1,7 @@
 """What a package says when something goes wrong, read from its source: exceptions, warnings, lines on standard error.
 
 A sentence's variable parts are `…`: whatever is not one and the same text each time. What is put together out of sight,
-in another function or object, cannot be read, and is told apart.
+in another function or object, cannot be read, and is told apart; so is a message that only passes another's on.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 GAP = "…"
 BUILT_IN = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)}
-WARNINGS = ("warning", "error", "exception", "critical")
+WARNINGS = ("warning", "error", "exception", "critical", "_warn")
+"""Methods that say something; the last by its name, as it passes on what it is given."""
 PERCENT = re.compile(r"%[-#0 +]*\d*(?:\.\d+)?[a-zA-Z]")
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Names = Mapping[str, Sequence[ast.expr | None]]
@@ -36,17 +37,21 @@ class Said:
         return self.sentence or self.code
 
 
-def read(sources: Mapping[str, str]) -> list[Said]:
-    """Return what the sources, by the names of their files, can say."""
+def read(sources: Mapping[str, str], parts: Collection[tuple[str, str]] = ()) -> list[Said]:
+    """Return what the sources, by the names of their files, can say.
+
+    `parts` are the functions, by file and name, whose returned texts are parts of sentences.
+    """
     trees = {file: ast.parse(source, file) for file, source in sources.items()}
     exceptions = BUILT_IN | _own_exceptions(trees.values())
     own = {file: _constants(tree) for file, tree in trees.items()}
     imported = {name: text for constants in own.values() for name, text in constants.items()}
-    return [
-        said
-        for file, tree in trees.items()
-        for said in _Reader(file, exceptions, _makers(tree, exceptions), {**imported, **own[file]}).below(tree)
-    ]
+    found: list[Said] = []
+    for file, tree in trees.items():
+        makers = {name for of, name in parts if of == file}
+        reader = _Reader(file, exceptions, _makers(tree, exceptions), makers, {**imported, **own[file]})
+        found += reader.below(tree)
+    return found
 
 
 def plain(text: str) -> str:
@@ -60,35 +65,55 @@ class _Reader:
     exceptions: set[str]
     makers: set[str]
     """The file's functions that return an exception."""
+    parts: set[str]
+    """Those that return parts of sentences."""
     constants: Mapping[str, str]
 
     def below(self, node: ast.AST, around: Sequence[Names] = ()) -> Iterator[Said]:
         """Yield what is said under a node; `around` are the functions that it stands in, the innermost last."""
         for child in ast.iter_child_nodes(node):
+            inside = (*around, _names(child)) if isinstance(child, Function) else around
             if isinstance(child, ast.Call) and child.args and self._speaks(child):
-                yield from self._said(child, around)
-            if isinstance(child, ast.Raise) and child.exc and not self._is_made_in_sight(child.exc):
-                yield Said(self.file, child.lineno, ast.unparse(child.exc), None)
-            yield from self.below(child, (*around, _names(child)) if isinstance(child, Function) else around)
+                yield from self._said(child.args[0], inside, logged=_is_warning(child))
+            if isinstance(child, ast.Raise) and child.exc and not self._is_made_in_sight(child.exc, inside):
+                yield self._unread(child.exc)
+            if isinstance(child, ast.FunctionDef) and child.name in self.parts:
+                for text in _returned_texts(child):
+                    yield from self._said(text, inside)
+            yield from self.below(child, inside)
 
     def _speaks(self, call: ast.Call) -> bool:
         printed = any(keyword.arg == "file" and "stderr" in ast.unparse(keyword.value) for keyword in call.keywords)
-        return _is_warning(call) or ast.unparse(call.func) in self.exceptions or printed
+        return printed or _is_warning(call) or self._is_exception(call.func)
 
-    def _said(self, call: ast.Call, around: Sequence[Names]) -> Iterator[Said]:
-        message = call.args[0]
+    def _is_exception(self, called: ast.expr) -> bool:
+        if isinstance(called, ast.IfExp):
+            return self._is_exception(called.body) and self._is_exception(called.orelse)
+        return ast.unparse(called) in {"type(error)", *self.exceptions}
+
+    def _said(self, message: ast.expr, around: Sequence[Names], *, logged: bool = False) -> Iterator[Said]:
         for text in self._texts(message, around):
-            if text is not None:
-                text = plain(PERCENT.sub(GAP, text) if _is_warning(call) else text)
-                if not re.search(r"\w", text):  # no words of its own: it passes on another's
-                    continue
-            yield Said(self.file, call.lineno, ast.unparse(message), text)
+            sentence = None if text is None else plain(PERCENT.sub(GAP, text) if logged else text)
+            if sentence and re.search(r"\w", sentence):
+                yield Said(self.file, message.lineno, ast.unparse(message), sentence)
+            else:
+                yield self._unread(message)
 
-    def _is_made_in_sight(self, raised: ast.expr) -> bool:
+    def _unread(self, expression: ast.expr) -> Said:
+        return Said(self.file, expression.lineno, ast.unparse(expression), None)
+
+    def _is_made_in_sight(self, raised: ast.expr, around: Sequence[Names]) -> bool:
         """Whether what is raised was caught before, or is made where its message is read."""
-        if isinstance(raised, ast.Call):
-            return ast.unparse(raised.func) in {"SystemExit", *self.exceptions, *self.makers}
-        return ast.unparse(raised) in {"error", "KeyboardInterrupt"}
+        match raised:
+            case ast.Call(func=func):
+                return self._is_exception(func) or ast.unparse(func) in {"SystemExit", *self.makers}
+            case ast.Name(id="error" | "KeyboardInterrupt"):
+                return True
+            case ast.Name(id=name) if around:
+                values = around[-1].get(name, [None])
+                return all(isinstance(value, ast.Call) and self._is_made_in_sight(value, ()) for value in values)
+            case _:
+                return False
 
     def _texts(self, expression: ast.expr | None, around: Sequence[Names]) -> list[str | None]:
         """Return all texts that an expression can be, None for what cannot be read."""
@@ -137,6 +162,13 @@ def _own_exceptions(trees: Iterable[ast.Module]) -> set[str]:
 def _makers(tree: ast.Module, exceptions: set[str]) -> set[str]:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     return {function.name for function in functions if function.returns and ast.unparse(function.returns) in exceptions}
+
+
+def _returned_texts(function: ast.FunctionDef) -> list[ast.expr]:
+    """Return the texts that a function returns, alone or in a tuple."""
+    returned = [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value]
+    values = [each for value in returned for each in (value.elts if isinstance(value, ast.Tuple) else [value])]
+    return [each for each in values if isinstance(each, ast.JoinedStr) or isinstance(getattr(each, "value", None), str)]
 
 
 def _constants(tree: ast.Module) -> dict[str, str]:

@@ -23,11 +23,22 @@ LIST = PAGE.partition("\n## Each sentence, with its cure\n")[2]
 CODE = r"(?P<ticks>`+)(?P<sentence>[^`].+?)(?P=ticks)"
 ENTRY = re.compile(rf"^- {CODE}\\\n(?P<cure>(?:  [^\n]+\n)+)", re.DOTALL | re.MULTILINE)
 
+HIDDEN = "sentence.replace(token, '***') if token else sentence"
+PARTS = {("src/pseudoword/hub_client.py", "_reason"), ("src/pseudoword/hub_client.py", "_answered")}
+"""Functions that return parts of sentences, which are listed too, by file and name."""
 NOT_ON_THE_PAGE = {
     ("src/pseudoword/cli.py", "ended"): "a caught error's own sentence, printed as it is",
+    ("src/pseudoword/data/folder.py", "str(error)"): "what the system says of a file",
     ("src/pseudoword/data/folder.py", "str(error) or type(error).__name__"): "what Pillow says of a broken file",
     ("src/pseudoword/engines/torch_engine.py", "outcome[0]"): "the main process' error, raised on the others too",
     ("src/pseudoword/families/locate.py", "str(refusal)"): "made in _refused_by_hub, where it is read",
+    ("src/pseudoword/formats/__init__.py", "f'{path}: {error}'"): "a TokenError's own sentence, with the file's name",
+    ("src/pseudoword/hub.py", "'%s'"): "what _warn is given, which is read there",
+    ("src/pseudoword/hub_client.py", "LocalTokenNotFoundError"): "caught in the same module; _reason has its sentence",
+    ("src/pseudoword/hub_client.py", "_TooLong"): "the same",
+    ("src/pseudoword/hub_client.py", "response.status_code"): "the same",
+    ("src/pseudoword/hub_client.py", HIDDEN): "the sentence that is read beside it, without the token",
+    ("src/pseudoword/recipe.py", "f'{path}: {error}'"): "a RecipeError's own sentence, with the file's name",
     ("src/pseudoword/run.py", "… is …"): "in brackets in 'The checkpoint … cannot be read (…)'",
     ("src/pseudoword/watch.py", "_sentence(last, losses, pace)"): "the line of a step at which nothing went wrong",
     ("examples/textual_inversion/textual_inversion.py", "ended"): "a caught error's own sentence, or the happy end",
@@ -39,7 +50,7 @@ NOT_ON_THE_PAGE = {
 def said() -> list[Said]:
     """Return what the package and its examples can say."""
     paths = [path for folder in ("src/pseudoword", "examples") for path in sorted((ROOT / folder).rglob("*.py"))]
-    return read({path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths})
+    return read({path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}, PARTS)
 
 
 def to_be_listed() -> Iterator[tuple[str, str | None]]:
@@ -129,13 +140,18 @@ ERRORS = "class OurError(Exception): ...\nclass Inner(OurError): ...\nNAME, MOST
         ("def f(x):\n what, code = 'a', 1\n raise OurError(what)", ["a"]),
         ("def f(x):\n for what in x: raise OurError(what)", [None]),
         ("def f(x):\n raise OurError(x)", [None]),
-        ("def f(x):\n raise OurError(f'{x}: {x}')", []),
+        ("def f(x):\n raise OurError(f'{x}: {x}')", [None]),
+        ("def f(x):\n raise (OurError if x else Inner)('either')", ["either"]),
+        ("def f(x):\n raise type(error)(f'{error} and more')", ["… and more"]),
         ("def f(x):\n raise OurError(f'{NAME} has {x}{x} {x}')", ["a.txt has …"]),
         ("def f(x):\n return OurError('returned')", ["returned"]),
         ("def f(x):\n return [ValueError('built in')]", ["built in"]),
         ("def f(x) -> OurError:\n return OurError('made')\ndef g(x):\n raise f(x)", ["made"]),
         ("def f(x):\n return OurError('made')\ndef g(x):\n raise f(x)", ["made", None]),
         ("def f(x):\n raise x[0]", [None]),
+        ("def f(x):\n raise OurError", [None]),
+        ("def f(x) -> OurError:\n return OurError('made')\ndef g(x):\n y = f(x)\n raise y", ["made"]),
+        ("def f(x):\n y = x\n raise y", [None]),
         ("def f(x):\n log.warning('%s fell %.2f', x, x)", ["… fell …"]),
         ("def f(x):\n log.info('fine')", []),
         ("def f(x):\n print(f'{x} fell', file=sys.stderr)\n print('fine')", ["… fell"]),
@@ -152,6 +168,12 @@ def test_named_numbers_and_texts_are_read_from_other_modules_too():
         "b.py": "from a import MOST\ndef f(x):\n raise OurError(f'at most {MOST}, not {x}')",
     }
     assert [one.sentence for one in read(sources)] == ["at most 7, not …"]
+
+
+def test_parts_of_sentences_are_read_where_they_are_returned():
+    source = "def reason(x):\n if x: return True, f'it {x} fell'\n return other(x)\n"
+    assert [one.sentence for one in read({"a.py": source}, {("a.py", "reason")})] == ["it … fell"]
+    assert read({"a.py": source}) == []
 
 
 def test_gaps_and_spaces_are_compared_as_one():

@@ -166,8 +166,9 @@ def _reason(error: Exception) -> tuple[bool, str]:
     name = type(error).__name__
     if isinstance(error, _Busy):
         asks = "" if error.wait is None else f" and asks to wait {error.wait} seconds"
-        much = "has had too many requests" if error.status == 429 else "fails at the moment"
-        return True, f"the Hub {much} ({error.status}){asks}"
+        if error.status == 429:
+            return True, f"the Hub has had too many requests (429){asks}"
+        return True, f"the Hub fails at the moment ({error.status}){asks}"
     if isinstance(error, _TooLong) or (isinstance(error, HTTPError) and "Timeout" in name):
         return True, "the Hub does not answer in time"
     if isinstance(error, OfflineModeIsEnabled):
