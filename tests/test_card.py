@@ -136,7 +136,7 @@ def test_the_picture_is_the_strip_or_the_newest_grid(tmp_path: Path) -> None:
     for name in ("step-000900.png", "step-1000000.png", "step-x.png", "other.png"):
         (tmp_path / "samples" / name).write_bytes(b"")
     text = card(word(), tmp_path, prompts=["one", "two"])
-    assert "![Samples at step 1000000](samples/step-1000000.png)" in text
+    assert "![Pictures of the validation prompts](samples/step-1000000.png)" in text
     assert metadata(text)["widget"] == [
         {"text": "one", "output": {"url": "samples/step-1000000.png"}},
         {"text": "two"},

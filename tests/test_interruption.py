@@ -158,6 +158,16 @@ def test_out_of_memory_halves_what_is_taken_at_once_and_keeps_the_step(
     assert "Out of memory with 5 pictures at once; going on with 2, the same step." in caplog.text
 
 
+def test_out_of_memory_halves_what_the_fixed_draw_loss_takes_at_once_too(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {"steps": "2", "batch_size": 1, "loss_steps": 1}
+    free = [p.fixed_draw_loss[TOKEN] for p in train(make_recipe(**common, folder=str(tmp_path / "free")))]
+    short_of_memory(monkeypatch, 1)
+    short = [p.fixed_draw_loss[TOKEN] for p in train(make_recipe(**common, folder=str(tmp_path / "short")))]
+    assert short == pytest.approx(free, rel=1e-5)
+
+
 def test_no_memory_for_one_picture_says_what_to_try(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     short_of_memory(monkeypatch, 0)
     with pytest.raises(TrainingStopped, match=r"not enough memory for one picture\. Try gradient_checkpointing"):

@@ -56,10 +56,11 @@ def test_a_resumed_run_overwrites_what_came_after_its_checkpoint(make_recipe: Ma
 
 
 def test_logging_dir_may_be_anywhere(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    for folder in ("inside", str(tmp_path / "outside")):
+    for folder in ("inside", str(tmp_path / "outside"), "../beside", "."):
         list(train(make_recipe(report_to="tensorboard", logging_dir=folder, steps="1")))
         assert [e.step for e in board(tmp_path / "run" / folder).Scalars("loss")] == [1]
-    assert not (tmp_path / "run" / "earlier-1" / "outside").exists()
+    assert (tmp_path / "outside" / "textual_inversion").is_dir(), "what is outside stays where it is"
+    assert (tmp_path / "beside" / "textual_inversion").is_dir()
 
 
 class Recorder:

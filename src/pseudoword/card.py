@@ -117,9 +117,7 @@ def _summary(concept: Concept, batch: int | None) -> str:
 def _shown(picture: str | None) -> str:
     if not picture:
         return ""
-    grid = GRID.fullmatch(Path(picture).name)
-    told = f"Samples at step {int(grid[1])}" if grid else "The same prompts and noise, before and after training"
-    return f"\n![{told}]({picture})\n"
+    return f"\n![Pictures of the validation prompts]({picture})\n"
 
 
 def _files(folder: Path) -> str:

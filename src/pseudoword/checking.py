@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import itertools
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword import families, toybox, training
+from pseudoword import families, toybox, tracking, training
 from pseudoword.data import examples, folder, pictures
 from pseudoword.data.captions import Captions
 from pseudoword.data.folder import Found
@@ -43,6 +45,7 @@ def check(recipe: Recipe, *, time: bool = False) -> Told:
     told: Told = {"starts": False, "refused": None, "pictures": [], "captions": [], "diffusers": []}
     [wanted] = recipe.concepts
     try:
+        tracking.check(recipe.output.report_to)
         found = pictures.find(wanted.pictures, recipe.data)
         told["pictures"] = _verdicts(found)
         own = ConceptPictures(wanted, recipe.data, found)
@@ -186,7 +189,7 @@ def _time(recipe: Recipe) -> Told:
     with tempfile.TemporaryDirectory() as aside:
         output = Output(folder=aside, report_to="none")  # nothing is shown, tracked or pushed
         run = training.train(dataclasses.replace(recipe, output=output, validation=Validation(loss_steps=0)))
-        done = [progress for progress, _ in zip(run, range(TIMED + 1), strict=False)]
-        run.close()  # pyright: ignore[reportAttributeAccessIssue] (a generator)
+        with contextlib.closing(run):  # pyright: ignore[reportArgumentType] (a generator)
+            done = list(itertools.islice(run, TIMED + 1))
     seconds = statistics.median(progress.seconds for progress in done[1:] or done)
     return {"seconds_per_step": seconds, "steps": done[0].steps, "seconds": seconds * done[0].steps}

@@ -88,7 +88,7 @@ class Family(Protocol):
     A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
     (PIPELINE, TAGS, CONFIG); `words`, whose `vocabularies(base)` reads nothing but tokenizers and tables; `sizes`,
     whose `sizes(base)` reads nothing but configurations; `costs`, which counts what a step needs in memory on layers
-    without weights (`parameters(base)`, `kept_for_gradient(base, shapes, dtype)`); `single_file`, whose
+    without weights (`parameters(base)`, `kept_for_gradient(base, size, count)`); `single_file`, whose
     `usual_config(base)` names a base on the Hub that configures a checkpoint in one file; and `miniature`, whose
     `write(folder)` makes a base of random weights in the real classes.
     """

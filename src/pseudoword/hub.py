@@ -115,12 +115,16 @@ class Pushes:
         self._upload = threading.Thread(target=self._along, args=(files,), daemon=True)  # an ending run leaves it
         self._upload.start()
 
+    def wait(self) -> None:
+        """Let the push under way come to its end; it gives up by itself."""
+        if self._upload:
+            self._upload.join()
+
     def finish(self) -> None:
         """Upload the finished word. HubError says why not and how to do it later."""
         if not self.output.push_to_hub:
             return
-        if self._upload:
-            self._upload.join()  # it gives up by itself
+        self.wait()
         target = self._target()
         url = push(self.output.folder, target.repo_id, token=self._token, private=target.private, branch=target.branch)
         log.info("The word is on the Hub: %s", url)
@@ -164,7 +168,7 @@ def _look(api: HfApi, target: Target) -> None:
 def _upload(api: HfApi, target: Target, files: Mapping[str, bytes]) -> str:
     """Upload files in one commit and return where they are."""
     url = _prepare(api, target)
-    # Buffers go by plain HTTP, with this module's time limits; paths and bytes by a library with limits of its own.
+    # Buffers go by plain HTTP, with `hub_client`'s time limits; paths and bytes by a library with limits of its own.
     additions = [CommitOperationAdd(name, io.BytesIO(content)) for name, content in sorted(files.items())]
     message = f"Push a word with pseudoword {__version__}"
     api.create_commit(url.repo_id, additions, commit_message=message, revision=target.branch)

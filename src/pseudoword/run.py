@@ -139,9 +139,8 @@ class Run:
         stale += [path for at, path in self._words() if at > step]
         if checkpoint is None:
             names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
-            if not Path(recipe.output.logging_dir).is_absolute():
-                names.append(recipe.output.logging_dir)
             stale += [path for name in names if (path := self.folder / name).exists()]
+            stale += [path for path in [self.logs(recipe)] if path.parent == self.folder.resolve() and path.exists()]
         else:
             stale += [path for path in self.samples.glob("step-*.png") if _step_of(SAMPLE, path) > step]
         if checkpoint is None or checkpoint.best is None:
@@ -204,6 +203,10 @@ class Run:
     def samples(self) -> Path:
         """The folder of validation pictures."""
         return self.folder / "samples"
+
+    def logs(self, recipe: Recipe) -> Path:
+        """Return the folder of a tracker's files: inside the run's own, unless the recipe says another place."""
+        return (self.folder / Path(recipe.output.logging_dir).expanduser()).resolve()
 
     def report(self, progress: Progress) -> None:
         """Add a step to the log."""

@@ -99,7 +99,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is str and isinstance(value, int) and where.endswith("steps"):  # a length with its unit left out
+    if hint is str and type(value) is int and where.endswith("steps"):  # a length with its unit left out
         return str(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise RecipeError(f"{where} must be of type {hint.__name__}, not {value!r}.")

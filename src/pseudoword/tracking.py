@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,9 +28,8 @@ PACKAGES: Mapping[str, str] = {"comet_ml": "comet-ml"}
 class Trackers:
     """The trackers that a recipe asks for; one that fails on the way is left out with a warning."""
 
-    def __init__(self, recipe: Recipe, folder: Path, step: int) -> None:
-        self.recipe, self.step = recipe, step
-        self.logging_dir = folder / Path(recipe.output.logging_dir).expanduser()
+    def __init__(self, recipe: Recipe, logging_dir: Path, step: int) -> None:
+        self.recipe, self.logging_dir, self.step = recipe, logging_dir, step
         self.open: list[Any] = []
 
     def start(self) -> None:
@@ -39,16 +39,23 @@ class Trackers:
             try:
                 tracker = self._made(name)
                 tracker.start()
+                self.open.append(tracker)
                 tracker.store_init_configuration(flat(self.recipe.to_dict()))
             except Exception as error:  # each fails in its own way: no login, no network, no disk
+                self._leave_out(name)
                 if asked != "all":
                     raise RecipeError(
                         f"The tracker {name!r} does not start ({_reason(error)}). Set it up, or choose another with "
                         "report_to, such as 'none'."
                     ) from error
                 log.warning("The tracker %r does not start (%s); going on without it.", name, _reason(error))
-            else:
-                self.open.append(tracker)
+
+    def _leave_out(self, name: str) -> None:
+        """Close one that failed halfway."""
+        for tracker in [tracker for tracker in self.open if tracker.name == name]:
+            self.open.remove(tracker)
+            with contextlib.suppress(Exception):
+                tracker.finish()
 
     def close(self) -> None:
         """Let them write what they still hold."""

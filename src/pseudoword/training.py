@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,8 +77,7 @@ def train(
 
                 # What it left: numbers in the log, files that are due, then pictures, whose making takes longest.
                 progress = Progress(step + 1, steps, loss, lr, seconds, fixed_draw_loss=validator.measure(step + 1))
-                if engine.is_main:
-                    run.report(progress)
+                engine.on_main(lambda done=progress: run.report(done))
                 saved = _keep(engine, run, job, validator, progress, stopping)
                 pictures = () if stopping else validator.sample(step + 1)
                 progress = dataclasses.replace(progress, saved=saved, pictures=pictures)
@@ -88,6 +88,7 @@ def train(
                     return
 
         word = job.concept(engine.rows()[job.token], max(start, steps))
+        pushes.wait()  # while one is under way the Hub's client has its limits, for everybody in this process
         engine.on_main(lambda: _finish(run, job, word, validator))
         if engine.is_main:  # alone: the other processes do not wait for the Hub
             pushes.finish()
@@ -105,8 +106,9 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
     try:
         yield run
     except OSError as error:
-        gone = error.filename is not None and Path(error.filename).is_relative_to(run.folder)  # deleted, unplugged
-        if not gone and error.errno not in UNWRITABLE:
+        named = error.filename if isinstance(error.filename, str | os.PathLike) else None
+        inside = named is None or Path(named).is_relative_to(run.folder)  # deleted, unplugged
+        if not inside or (named is None and error.errno not in UNWRITABLE):
             raise
         kept = [path.name for _, path in run.checkpoints()[-1:]] if run.folder.is_dir() else []
         last = f"{kept[0]} is whole and can be resumed from." if kept else "No checkpoint had been kept yet."
@@ -142,9 +144,9 @@ def _validator(engine: Engine, run: Run, job: Job) -> Validator:
 @contextmanager
 def _tracked(engine: Engine, run: Run, recipe: Recipe, start: int) -> Iterator[Trackers]:
     """Hold the recipe's trackers open on the main process; on the others there are none."""
-    trackers = Trackers(recipe, run.folder, start)
-    engine.on_main(trackers.start)
+    trackers = Trackers(recipe, run.logs(recipe), start)
     try:
+        engine.on_main(trackers.start)
         yield trackers
     finally:
         trackers.close()

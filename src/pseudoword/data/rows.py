@@ -40,7 +40,7 @@ def look(name: str, split: str) -> Found:
         path = Path(name) / f"row-{i}"
         try:
             found.pictures.append(folder.decoded(path, _content(row[image]), keep=True))
-        except Unusable as error:
+        except (Unusable, OSError) as error:
             found.skipped.append((path, str(error)))
         if caption and isinstance(row[caption], str):
             found.given[path] = Caption(" ".join(row[caption].split()), f"the column {caption!r}")

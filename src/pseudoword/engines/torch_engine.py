@@ -146,23 +146,15 @@ class TorchEngine:
         flat = [p for own in leaves for p in own.values()]
         losses = torch.zeros(len(self.tokens), device=self.device)
         grads = [torch.zeros_like(p) for p in flat]
-        waiting = [part for pair in micro_batches for part in _parts(pair, self.largest)]
-        pictures = sum(len(batch.concept) for batch, _ in waiting)
-        while waiting:
-            batch, draw = waiting[0]
-            try:
-                loss = self._loss(leaves, batch, draw) * (len(batch.concept) / pictures)
-                found = torch.autograd.grad(loss.sum() * self.loss_scale, flat)
-            except RuntimeError as error:
-                if not memory.is_full(error):
-                    raise
-                self._halve(len(batch.concept))
-                waiting = [part for pair in waiting for part in _parts(pair, self.largest)]
-                continue
-            waiting.pop(0)
+
+        def differentiated(batch: Batch, draw: Draw, share: float) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+            loss = self._loss(leaves, batch, draw) * share
+            return loss.detach(), torch.autograd.grad(loss.sum() * self.loss_scale, flat)
+
+        for loss, found in self._as_fits(micro_batches, differentiated):
             for total, grad in zip(grads, found, strict=True):
                 total += grad
-            losses += loss.detach()
+            losses += loss
         share = 1.0 / self.processes
         everyone = torch.cat([losses * share, *(g.flatten() * (share / self.loss_scale) for g in grads)])
         if self.processes > 1:
@@ -170,6 +162,23 @@ class TorchEngine:
         losses, *parts = torch.split(everyone, [len(losses), *(p.numel() for p in flat)])  # pyright: ignore[reportArgumentType, reportAssignmentType]
         shaped = iter([part.view_as(p) for part, p in zip(parts, flat, strict=True)])
         return losses, [{name: next(shaped) for name in own} for own in leaves]
+
+    def _as_fits(self, pairs: Sequence[tuple[Batch, Draw]], work: Callable[[Batch, Draw, float], T]) -> Iterator[T]:
+        """Yield what `work` makes of as many pictures at once as fit into memory, given their share of them all."""
+        waiting = [part for pair in pairs for part in _parts(pair, self.largest)]
+        pictures = sum(len(batch.concept) for batch, _ in waiting)
+        while waiting:
+            batch, draw = waiting[0]
+            try:
+                made = work(batch, draw, len(batch.concept) / pictures)
+            except RuntimeError as error:
+                if not memory.is_full(error):
+                    raise
+                self._halve(len(batch.concept))
+                waiting = [part for pair in waiting for part in _parts(pair, self.largest)]
+                continue
+            waiting.pop(0)
+            yield made
 
     def _halve(self, size: int) -> None:
         """Take half as many pictures at once from now on; the step's mean stays over all of them."""
@@ -225,10 +234,12 @@ class TorchEngine:
     @torch.no_grad()
     def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> dict[str, float]:
         """Return each concept's mean loss over given draws without training: comparable between steps and runs."""
-        parts = [part for pair in batches for part in _parts(pair, self.largest)]
-        pictures = sum(len(batch.concept) for batch, _ in parts)
+
+        def loss(batch: Batch, draw: Draw, share: float) -> torch.Tensor:
+            return self._loss(self.params, batch, draw) * share
+
         with _tf32(self.options.allow_tf32):
-            losses = [self._loss(self.params, *part) * (len(part[0].concept) / pictures) for part in parts]
+            losses = list(self._as_fits(batches, loss))
         return dict(zip(self.tokens, torch.stack(losses).sum(0).tolist(), strict=True))
 
     # State

@@ -13,5 +13,7 @@ def is_full(error: Exception) -> bool:
 
 def empty_cache() -> None:
     """Let the accelerator have back what failed attempts left, if there is one."""
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
