@@ -23,7 +23,8 @@ LAYERS = [
     {"watch"},
     {"evaluate"},
     {"generate", "run", "hub"},
-    {"data", "engines", "formats", "toybox"},
+    {"toybox"},
+    {"data", "engines", "formats"},
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk"},
     {"concept", "recipe", "batch", "contracts", "progress"},
@@ -41,6 +42,8 @@ NEED_TORCH = (
     "families/*/miniature.py",
     "families/lookup.py",
     "engines/torch_engine.py",
+    "toybox/base.py",
+    "toybox/trainer.py",
     "generate.py",
 )
 HEAVY = {"torch", "transformers", "diffusers", "accelerate"}

@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": "make pictures with learned words in the prompt",
     "inspect": "say what an embedding file holds",
     "demo": "learn a word on the small model inside this package and show it",
+    "toybox": "look at the drawn world of that small model, and train it",
 }
 
 HELP = "\n".join(

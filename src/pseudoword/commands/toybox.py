@@ -1,0 +1,121 @@
+"""`pseudoword toybox`: the drawn world of the small model inside this package, and the scripts that train the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Render:
+    """Draw pictures of the world, and say what is on each."""
+
+    output: Path = Path("toybox.png")
+    """A .png for one sheet of pictures, or a folder for one file each."""
+    count: int = 48
+    """How many pictures."""
+    seed: int = 0
+    """Seed of the first; the next has the seed after."""
+    held_out: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Draw pairings that training never shows."""
+
+
+def render(arguments: Sequence[str]) -> None:
+    """Write the pictures, and print a line for each: seed, caption."""
+    options = _parse(Render, "render", arguments)
+    from PIL import Image
+
+    from pseudoword.toybox import captions, world
+    from pseudoword.toybox.cache import HELD_OUT
+    from pseudoword.toybox.render import render as draw
+    from pseudoword.toybox.sheet import sheet
+
+    first = options.seed + (HELD_OUT if options.held_out else 0)
+    drawing_of = world.held_out_drawing if options.held_out else world.training_drawing
+    pictures: list[Image.Image] = []
+    for seed in range(first, first + options.count):
+        drawing = drawing_of(seed)
+        pictures.append(Image.fromarray(draw(drawing, seed)))
+        print(f"{seed}\t{captions.full_caption(drawing)}")
+    if options.output.suffix:
+        sheet(pictures, 12).save(options.output)
+    else:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for seed, picture in enumerate(pictures, first):
+            picture.save(options.output / f"{seed}.png")
+
+
+def words(arguments: Sequence[str]) -> None:
+    """Print the words that the model knows, each of them one token."""
+    if arguments:
+        print("usage: pseudoword toybox words\n\nPrint the words that the model knows, each of them one token.")
+        return
+    from pseudoword.toybox import words as known
+
+    print("\n".join(known.words()))
+
+
+def train_vae(arguments: Sequence[str]) -> None:
+    """Train the autoencoder."""
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox.train_vae import VaeOptions
+    from pseudoword.toybox.train_vae import train_vae as train
+
+    watch.follow(train(_parse(VaeOptions, "train-vae", arguments)))
+
+
+def train_base(arguments: Sequence[str]) -> None:
+    """Train the text encoder and the UNet."""
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox.train_base import BaseOptions
+    from pseudoword.toybox.train_base import train_base as train
+
+    watch.follow(train(_parse(BaseOptions, "train-base", arguments)))
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "render": (render, "draw pictures of the world, and say what is on each"),
+    "words": (words, "print the words that the model knows"),
+    "train-vae": (train_vae, "train the autoencoder"),
+    "train-base": (train_base, "train the text encoder and the UNet"),
+}
+
+
+def _parse(options: type[T], name: str, arguments: Sequence[str]) -> T:
+    return tyro.cli(
+        options,
+        args=list(arguments),
+        prog=f"pseudoword toybox {name}",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one of the toybox's commands."""
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        COMMANDS[name][0](arguments[1:])
+        return 0
+    usage = [
+        "usage: pseudoword toybox COMMAND [OPTIONS]",
+        "",
+        "The drawn world of the small model inside this package, and the scripts that train the model.",
+        "",
+        *(f"  {command:<13}{what}" for command, (_, what) in COMMANDS.items()),
+    ]
+    if name in ("", "-h", "--help"):
+        print("\n".join(usage))
+        return 0 if name else 2
+    print(f"error: there is no toybox command {name!r}; they are {', '.join(COMMANDS)}.", file=sys.stderr)
+    return 2
