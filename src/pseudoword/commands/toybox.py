@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -84,11 +88,72 @@ def train_base(arguments: Sequence[str]) -> None:
     watch.follow(train(_parse(BaseOptions, "train-base", arguments)))
 
 
+def train_oracle(arguments: Sequence[str]) -> None:
+    """Train the oracle."""
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox.train_oracle import OracleOptions
+    from pseudoword.toybox.train_oracle import train_oracle as train
+
+    watch.follow(train(_parse(OracleOptions, "train-oracle", arguments)))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Measure how well a base keeps and draws the world, against the goals."""
+
+    base: Path = Path(".training/base")
+    """Folder of the base, in diffusers layout."""
+    oracle: Path = Path(".training/oracle.safetensors")
+    """The oracle's weights."""
+    count: int = 500
+    """Held-out captions that are drawn."""
+    output: Path = Path("toybox-score.json")
+    """Where the table is written for programs."""
+
+
+def score(arguments: Sequence[str]) -> None:
+    """Print the table of goals, and write it as JSON."""
+    options = _parse(Score, "score", arguments)
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox import oracle
+    from pseudoword.toybox.score import score_base
+
+    goals = score_base(options.base, oracle.load(options.oracle), options.count)
+    width = max(len(goal.what) for goal in goals)
+    for goal in goals:
+        sign, verdict = "≤" if goal.most else "≥", "reached" if goal.reached else "missed"
+        print(f"{goal.what:<{width}}  {goal.value:7.2f} {goal.unit:<6}  goal {sign} {goal.goal:g}  {verdict}")
+    rows = [{**asdict(goal), "reached": goal.reached} for goal in goals]
+    options.output.write_text(json.dumps({**machine(), "goals": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, str | int]:
+    """Return what measured numbers depend on."""
+    import diffusers
+    import torch
+    import transformers
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "cores": os.cpu_count() or 0,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "render": (render, "draw pictures of the world, and say what is on each"),
     "words": (words, "print the words that the model knows"),
     "train-vae": (train_vae, "train the autoencoder"),
     "train-base": (train_base, "train the text encoder and the UNet"),
+    "train-oracle": (train_oracle, "train the oracle, which reads a picture's attributes"),
+    "score": (score, "measure how well a base keeps and draws the world"),
 }
 
 

@@ -45,7 +45,7 @@ FITTING = {
 
 def full_caption(drawing: Drawing) -> str:
     """Say everything that has a word, plainly."""
-    objects = _objects(drawing, [_noun(thing, bool(drawing.relation)) for thing in drawing.things])
+    objects = _objects(drawing, [noun(thing, bool(drawing.relation)) for thing in drawing.things])
     said = f"{objects} {PLACES[drawing.background]}"
     if drawing.style == "photo":
         return _articles(f"a photo of a {said}")
@@ -63,7 +63,7 @@ def _articles(text: str) -> str:
 
 
 def _caption(drawing: Drawing, rng: np.random.Generator, keep: float) -> str:
-    nouns = [_noun(thing, bool(drawing.relation), rng, keep) for thing in drawing.things]
+    nouns = [noun(thing, bool(drawing.relation), rng, keep) for thing in drawing.things]
     said = _objects(drawing, nouns)
     if rng.random() < keep:
         said += f" {PLACES[drawing.background]}"
@@ -91,7 +91,7 @@ def _objects(drawing: Drawing, nouns: list[str]) -> str:
     return {"": "{}", "and": "{} and a {}", "on": "{} on a {}"}[drawing.relation].format(*nouns)
 
 
-def _noun(thing: Thing, together: bool, rng: np.random.Generator | None = None, keep: float = 1.0) -> str:
+def noun(thing: Thing, together: bool = False, rng: np.random.Generator | None = None, keep: float = 1.0) -> str:
     """Name an object with its attributes; of an object without a word, only that it is there, and how large."""
     draws = rng.random(5) if rng is not None else np.zeros(5)
     said = draws < keep
@@ -101,7 +101,7 @@ def _noun(thing: Thing, together: bool, rng: np.random.Generator | None = None, 
     if said[1]:
         words.append(thing.colour)
     strokes = thing.pattern != "plain" and said[2]
-    with_strokes = strokes and said[3] and thing.second
+    with_strokes = strokes and said[3]
     if strokes and (not with_strokes or draws[3] < 0.7 * keep):
         words.append(thing.pattern)
     shape_said = draws[4] < 0.5 + 0.5 * keep

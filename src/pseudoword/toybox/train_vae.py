@@ -67,7 +67,7 @@ def to_tensor(
     pictures: UInt8[np.ndarray, "batch side side 3"], where: torch.device
 ) -> Float[Tensor, "batch 3 side side"]:
     """Turn 8-bit pictures into what the autoencoder takes: channels first, from -1 to 1."""
-    values = torch.from_numpy(np.ascontiguousarray(pictures)).to(where).permute(0, 3, 1, 2).float() / 127.5 - 1
+    values = torch.from_numpy(np.array(pictures)).to(where).permute(0, 3, 1, 2).float() / 127.5 - 1
     return values.contiguous(memory_format=torch.channels_last)
 
 

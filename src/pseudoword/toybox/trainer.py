@@ -127,7 +127,7 @@ class Trainer:
             "average": self.average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        temporary = path.with_name(f".tmp-{path.name}")
+        temporary = path.with_name(f"{path.name}.tmp")  # torch refuses names that begin with a dot
         torch.save(state, temporary)
         temporary.replace(path)
         self._saved = time.monotonic()

@@ -104,7 +104,7 @@ def generator(seed: int, purpose: int) -> np.random.Generator:
 def training_drawing(seed: int) -> Drawing:
     """Return the drawing that stands for a seed in training; none pairs what is held out."""
     rng = generator(seed, 0)
-    while held_out(drawing := _any_drawing(rng)):
+    while held_out(drawing := any_drawing(rng)):
         pass
     return drawing
 
@@ -117,7 +117,8 @@ def held_out_drawing(seed: int) -> Drawing:
     return drawing
 
 
-def _any_drawing(rng: np.random.Generator) -> Drawing:
+def any_drawing(rng: np.random.Generator) -> Drawing:
+    """Return a drawing as training has them, held out or not."""
     kind = rng.random()
     if kind < 0.14:
         return _two_objects(rng)
