@@ -53,7 +53,7 @@ class BaseOptions:
     """Steps over which the rate falls to zero at the end."""
     batch_size: int = 64
     """Pictures per step."""
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     """Rate between warm-up and decay."""
     whole: int = 10_000
     """Steps in which captions leave out little; after them, half of the captions leave out things at random."""

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 240
 """Time between checkpoints."""
-EVERY_STEPS = 500
+EVERY_STEPS = 250
 """Steps between lines in the log, each with the mean loss since the last."""
 
 
