@@ -10,9 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
+
+if TYPE_CHECKING:
+    from pseudoword.evaluate.suite_score import WordScore
+    from pseudoword.recipe import Recipe
+    from pseudoword.toybox.oracle import Judge
+    from pseudoword.toybox.suite import Subject
 
 T = TypeVar("T")
 
@@ -101,7 +107,7 @@ def train_oracle(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Score:
-    """Measure how well a base keeps and draws the world, against the goals."""
+    """Measure how well a base keeps and draws the world, and learns words for it, against the goals."""
 
     base: Path = Path(".training/base")
     """Folder of the base, in diffusers layout."""
@@ -109,6 +115,14 @@ class Score:
     """The oracle's weights."""
     count: int = 500
     """Held-out captions that are drawn."""
+    half: Literal["none", "tuning", "reporting", "all"] = "none"
+    """Subjects of the concept suite to learn words for: settings are chosen on one half, results told of the other."""
+    steps: int = 500
+    """Optimizer steps of each word."""
+    learning_rate: float = 2e-2
+    """Learning rate of each word."""
+    words: Path = Path(".training/words")
+    """Folder for the words' pictures and runs."""
     output: Path = Path("toybox-score.json")
     """Where the table is written for programs."""
 
@@ -122,13 +136,62 @@ def score(arguments: Sequence[str]) -> None:
     from pseudoword.toybox import oracle
     from pseudoword.toybox.score import score_base
 
-    goals = score_base(options.base, oracle.load(options.oracle), options.count)
+    judge = oracle.load(options.oracle)
+    goals = score_base(options.base, judge, options.count)
+    scores = _learned(options, judge) if options.half != "none" else []
+    if scores:
+        from pseudoword.evaluate.suite_score import goals_of_words
+
+        goals += goals_of_words(scores)
     width = max(len(goal.what) for goal in goals)
     for goal in goals:
         sign, verdict = "≤" if goal.most else "≥", "reached" if goal.reached else "missed"
-        print(f"{goal.what:<{width}}  {goal.value:7.2f} {goal.unit:<6}  goal {sign} {goal.goal:g}  {verdict}")
+        print(f"{goal.what:<{width}}  {goal.value:7.2f} {goal.unit:<8} goal {sign} {goal.goal:g}  {verdict}")
     rows = [{**asdict(goal), "reached": goal.reached} for goal in goals]
-    options.output.write_text(json.dumps({**machine(), "goals": rows}, indent=2) + "\n", encoding="utf-8")
+    told = {**machine(), "goals": rows, "words": [asdict(score) for score in scores]}
+    options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _learned(options: Score, judge: Judge) -> list[WordScore]:
+    """Learn a word for each subject of a half, and measure it."""
+    from pseudoword import generate
+    from pseudoword.concept import Concept
+    from pseudoword.evaluate.suite_score import single_words, word_score
+    from pseudoword.recipe import BaseModel
+    from pseudoword.toybox import suite
+    from pseudoword.training import train
+
+    family = generate.load(BaseModel(str(options.base)))
+    singles = single_words(family, judge)
+    scores: list[WordScore] = []
+    for subject in suite.SUBJECTS:
+        if options.half in ("all", subject.half):
+            folder = options.words / subject.name.replace(" ", "-")
+            for _ in train(_recipe(options, subject, folder)):
+                pass
+            scores.append(word_score(family, Concept.load(folder / "run"), subject, judge, singles))
+            print(scores[-1].line, flush=True)
+    return scores
+
+
+def _recipe(options: Score, subject: Subject, folder: Path) -> Recipe:
+    """Write a subject's pictures, and return the recipe of a plain run on them."""
+    from pseudoword.methods.classic import ClassicOptions
+    from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
+    from pseudoword.toybox import suite
+
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(suite.pictures(subject)):
+        picture.save(folder / "pictures" / f"{i}.png")
+    what = "style" if subject.kind == "style" else "object"
+    return Recipe(
+        concepts=(ConceptRecipe("<word>", str(folder / "pictures"), subject.initializer, what),),
+        base=BaseModel(str(options.base)),
+        method=ClassicOptions(),
+        training=Training(seed=0, batch_size=4),
+        schedule=Schedule(steps=str(options.steps), learning_rate=options.learning_rate, lr_warmup_steps=10),
+        output=Output(folder=str(folder / "run"), save_steps=options.steps, checkpointing_steps=options.steps),
+    )
 
 
 def machine() -> dict[str, str | int]:
