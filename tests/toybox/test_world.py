@@ -105,6 +105,7 @@ def test_held_out_drawings_are_and_have_words_for_all_of_it():
         drawing = held_out_drawing(seed)
         assert held_out(drawing)
         assert not drawing.nameless
+        assert drawing.style in world.STYLES
         assert len(drawing.things) == 1
 
 

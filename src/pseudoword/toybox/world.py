@@ -112,7 +112,7 @@ def training_drawing(seed: int) -> Drawing:
 def held_out_drawing(seed: int) -> Drawing:
     """Return a drawing of one object with words for all of it, in a pairing that training never shows."""
     rng = generator(seed, 0)
-    while not held_out(drawing := _one_object(rng)):
+    while not held_out(drawing := _one_object(rng)) or drawing.style not in STYLES:
         pass
     return drawing
 
