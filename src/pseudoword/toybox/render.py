@@ -75,7 +75,10 @@ def _coverage(image: Image.Image) -> Float[np.ndarray, "64 64"]:
 
 
 def _draw_pattern(draw: ImageDraw.ImageDraw, pattern: str, place: Place) -> None:
-    """Draw where an object's second colour goes, in the object's own frame; no period is below 8 pixels."""
+    """Draw where an object's second colour goes, in the object's own frame; no period is below 8 pixels.
+
+    The second colour has about a third of the object, so that it is plain which of the two is the first.
+    """
     center, scale = (place.x * FINE, place.y * FINE), place.radius * FINE
 
     def polygon(*corners: tuple[float, float]) -> None:
@@ -89,21 +92,19 @@ def _draw_pattern(draw: ImageDraw.ImageDraw, pattern: str, place: Place) -> None
     steps = range(-4, 5)
     if pattern == "striped":
         for i in steps:
-            left = (i - 0.25) * period
-            polygon(
-                (left + 0.7, -1.4), (left + period / 2 + 0.7, -1.4), (left + period / 2 - 0.7, 1.4), (left - 0.7, 1.4)
-            )
+            left, right = (i - 0.18) * period, (i + 0.18) * period
+            polygon((left + 0.7, -1.4), (right + 0.7, -1.4), (right - 0.7, 1.4), (left - 0.7, 1.4))
     elif pattern == "dotted":
         for row in steps:
             for column in steps:
                 disc((column + 0.5 * (row % 2)) * period, row * 0.87 * period, 0.3 * period)
     elif pattern == "checkered":
-        half = max(4.6 / place.radius, 0.36)
+        cell = max(4.8 / place.radius, 0.38)
         for row in steps:
             for column in steps:
                 if (row + column) % 2:
-                    x, y = (column - 0.5) * half, (row - 0.5) * half
-                    polygon((x, y), (x + half, y), (x + half, y + half), (x, y + half))
+                    x, y, half = column * cell, row * cell, 0.41 * cell
+                    polygon((x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half))
     elif pattern == "split":
         polygon((0, -1.6), (1.6, -1.6), (1.6, 1.6), (0, 1.6))
     elif pattern == "emblem":

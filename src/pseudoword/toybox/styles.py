@@ -95,7 +95,7 @@ def _mosaic(layers: Layers, rng: np.random.Generator) -> Pixels:
     side, tile = whole.shape[0], 4
     rows = side // tile
     means = whole.reshape(rows, tile, rows, tile, 3).mean(axis=(1, 3))
-    pixels = 0.6 * means.repeat(tile, axis=0).repeat(tile, axis=1) + 0.4 * whole
+    pixels = 0.5 * (means.repeat(tile, axis=0).repeat(tile, axis=1) + whole)
     joint = np.arange(side) % tile == tile - 1
     return np.where((joint[:, None] | joint[None, :])[..., None], pixels * 0.76, pixels)
 
@@ -133,7 +133,7 @@ def _neon(layers: Layers, rng: np.random.Generator) -> Pixels:
         glow = np.clip(1.3 * _blur(sprite.inside, 5.0), 0, 1) * 0.55
         pixels = _over(pixels, bright, glow)
         pixels = _over(pixels, bright, _rim(sprite.inside, 1.4))
-        pixels = _over(pixels, sprite.fill * 0.58, _blur(sprite.inside, 0.6))
+        pixels = _over(pixels, sprite.fill * 0.66, _blur(sprite.inside, 0.6))
     return pixels
 
 
