@@ -25,7 +25,8 @@ LAYERS = [
     {"watch"},
     {"evaluate", "hub"},
     {"card", "generate", "hub_client", "run", "starting", "tracking"},
-    {"data", "engines", "formats", "sheets", "toybox"},
+    {"toybox"},
+    {"data", "engines", "formats", "sheets"},
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk"},
     {"concept", "recipe", "batch", "contracts", "progress"},
@@ -47,6 +48,10 @@ NEED_TORCH = (
     "families/memory.py",
     "families/samplers.py",
     "engines/torch_engine.py",
+    "toybox/base.py",
+    "toybox/muon.py",
+    "toybox/oracle.py",
+    "toybox/trainer.py",
     "generate.py",
 )
 HEAVY = {"torch", "transformers", "diffusers", "accelerate"}
@@ -152,9 +157,9 @@ def needs_torch() -> set[str]:
     return needing
 
 
-def test_only_the_demo_and_what_measures_words_build_on_torch():
+def test_only_the_demo_the_toybox_and_what_measures_words_build_on_torch():
     said = {name for name, path in modules().items() for pattern in NEED_TORCH if path in set(SRC.glob(pattern))}
-    assert {room(name) for name in needs_torch() - said} <= {"demo", "evaluate"}
+    assert {room(name) for name in needs_torch() - said} <= {"demo", "evaluate", "toybox"}
 
 
 def test_without_torch_everything_else_can_be_imported():

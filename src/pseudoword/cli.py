@@ -14,6 +14,7 @@ COMMANDS = {
     "inspect": "say what an embedding file holds",
     "push": "upload a learned word to the Hub",
     "demo": "learn a word on the small model inside this package and show it",
+    "toybox": "look at the drawn world of that small model, and train it",
 }
 
 HELP = "\n".join(

@@ -1,0 +1,249 @@
+"""`pseudoword toybox`: the drawn world of the small model inside this package, and the scripts that train the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import tyro
+
+if TYPE_CHECKING:
+    from pseudoword.evaluate.suite_score import WordScore
+    from pseudoword.recipe import Recipe
+    from pseudoword.toybox.oracle import Judge
+    from pseudoword.toybox.suite import Subject
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Render:
+    """Draw pictures of the world, and say what is on each."""
+
+    output: Path = Path("toybox.png")
+    """A .png for one sheet of pictures, or a folder for one file each."""
+    count: int = 48
+    """How many pictures."""
+    seed: int = 0
+    """Seed of the first; the next has the seed after."""
+    held_out: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Draw pairings that training never shows."""
+
+
+def render(arguments: Sequence[str]) -> None:
+    """Write the pictures, and print a line for each: seed, caption."""
+    options = _parse(Render, "render", arguments)
+    from PIL import Image
+
+    from pseudoword.toybox import captions, world
+    from pseudoword.toybox.cache import HELD_OUT
+    from pseudoword.toybox.render import render as draw
+    from pseudoword.toybox.sheet import sheet
+
+    first = options.seed + (HELD_OUT if options.held_out else 0)
+    drawing_of = world.held_out_drawing if options.held_out else world.training_drawing
+    pictures: list[Image.Image] = []
+    for seed in range(first, first + options.count):
+        drawing = drawing_of(seed)
+        pictures.append(Image.fromarray(draw(drawing, seed)))
+        print(f"{seed}\t{captions.full_caption(drawing)}")
+    if options.output.suffix:
+        sheet(pictures, 12).save(options.output)
+    else:
+        options.output.mkdir(parents=True, exist_ok=True)
+        for seed, picture in enumerate(pictures, first):
+            picture.save(options.output / f"{seed}.png")
+
+
+def words(arguments: Sequence[str]) -> None:
+    """Print the words that the model knows, each of them one token."""
+    if arguments:
+        print("usage: pseudoword toybox words\n\nPrint the words that the model knows, each of them one token.")
+        return
+    from pseudoword.toybox import words as known
+
+    print("\n".join(known.words()))
+
+
+def train_vae(arguments: Sequence[str]) -> None:
+    """Train the autoencoder."""
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox.train_vae import VaeOptions
+    from pseudoword.toybox.train_vae import train_vae as train
+
+    watch.follow(train(_parse(VaeOptions, "train-vae", arguments)))
+
+
+def train_base(arguments: Sequence[str]) -> None:
+    """Train the text encoder and the UNet."""
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox.train_base import BaseOptions
+    from pseudoword.toybox.train_base import train_base as train
+
+    watch.follow(train(_parse(BaseOptions, "train-base", arguments)))
+
+
+def train_oracle(arguments: Sequence[str]) -> None:
+    """Train the oracle."""
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox.train_oracle import OracleOptions
+    from pseudoword.toybox.train_oracle import train_oracle as train
+
+    watch.follow(train(_parse(OracleOptions, "train-oracle", arguments)))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Measure how well a base keeps and draws the world, and learns words for it, against the goals."""
+
+    base: Path = Path(".training/base")
+    """Folder of the base, in diffusers layout."""
+    oracle: Path = Path(".training/oracle.safetensors")
+    """The oracle's weights."""
+    count: int = 500
+    """Held-out captions that are drawn."""
+    half: Literal["none", "tuning", "reporting", "all"] = "none"
+    """Subjects of the concept suite to learn words for: settings are chosen on one half, results told of the other."""
+    steps: int = 500
+    """Optimizer steps of each word."""
+    learning_rate: float = 2e-2
+    """Learning rate of each word."""
+    words: Path = Path(".training/words")
+    """Folder for the words' pictures and runs."""
+    output: Path = Path("toybox-score.json")
+    """Where the table is written for programs."""
+
+
+def score(arguments: Sequence[str]) -> None:
+    """Print the table of goals, and write it as JSON."""
+    options = _parse(Score, "score", arguments)
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox import oracle
+    from pseudoword.toybox.score import score_base
+
+    judge = oracle.load(options.oracle)
+    goals = score_base(options.base, judge, options.count)
+    scores = _learned(options, judge) if options.half != "none" else []
+    if scores:
+        from pseudoword.evaluate.suite_score import goals_of_words
+
+        goals += goals_of_words(scores)
+    width = max(len(goal.what) for goal in goals)
+    for goal in goals:
+        sign, verdict = "≤" if goal.most else "≥", "reached" if goal.reached else "missed"
+        print(f"{goal.what:<{width}}  {goal.value:7.2f} {goal.unit:<8} goal {sign} {goal.goal:g}  {verdict}")
+    rows = [{**asdict(goal), "reached": goal.reached} for goal in goals]
+    told = {**machine(), "goals": rows, "words": [asdict(score) for score in scores]}
+    options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _learned(options: Score, judge: Judge) -> list[WordScore]:
+    """Learn a word for each subject of a half, and measure it."""
+    from pseudoword import generate
+    from pseudoword.concept import Concept
+    from pseudoword.evaluate.suite_score import single_words, word_score
+    from pseudoword.recipe import BaseModel
+    from pseudoword.toybox import suite
+    from pseudoword.training import train
+
+    family = generate.load(BaseModel(str(options.base)))
+    singles = single_words(family, judge)
+    scores: list[WordScore] = []
+    for subject in suite.SUBJECTS:
+        if options.half in ("all", subject.half):
+            folder = options.words / subject.name.replace(" ", "-")
+            for _ in train(_recipe(options, subject, folder)):
+                pass
+            scores.append(word_score(family, Concept.load(folder / "run"), subject, judge, singles))
+            print(scores[-1].line, flush=True)
+    return scores
+
+
+def _recipe(options: Score, subject: Subject, folder: Path) -> Recipe:
+    """Write a subject's pictures, and return the recipe of a plain run on them."""
+    from pseudoword.methods.classic import ClassicOptions
+    from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
+    from pseudoword.toybox import suite
+
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(suite.pictures(subject)):
+        picture.save(folder / "pictures" / f"{i}.png")
+    what = "style" if subject.kind == "style" else "object"
+    return Recipe(
+        concepts=(ConceptRecipe("<word>", str(folder / "pictures"), subject.initializer, what),),
+        base=BaseModel(str(options.base)),
+        method=ClassicOptions(),
+        training=Training(seed=0, batch_size=4),
+        schedule=Schedule(steps=str(options.steps), learning_rate=options.learning_rate, lr_warmup_steps=10),
+        output=Output(folder=str(folder / "run"), save_steps=options.steps, checkpointing_steps=options.steps),
+    )
+
+
+def machine() -> dict[str, str | int]:
+    """Return what measured numbers depend on."""
+    import diffusers
+    import torch
+    import transformers
+
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.platform(),
+        "cores": os.cpu_count() or 0,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "render": (render, "draw pictures of the world, and say what is on each"),
+    "words": (words, "print the words that the model knows"),
+    "train-vae": (train_vae, "train the autoencoder"),
+    "train-base": (train_base, "train the text encoder and the UNet"),
+    "train-oracle": (train_oracle, "train the oracle, which reads a picture's attributes"),
+    "score": (score, "measure how well a base keeps and draws the world"),
+}
+
+
+def _parse(options: type[T], name: str, arguments: Sequence[str]) -> T:
+    return tyro.cli(
+        options,
+        args=list(arguments),
+        prog=f"pseudoword toybox {name}",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one of the toybox's commands."""
+    name = arguments[0] if arguments else ""
+    if name in COMMANDS:
+        COMMANDS[name][0](arguments[1:])
+        return 0
+    usage = [
+        "usage: pseudoword toybox COMMAND [OPTIONS]",
+        "",
+        "The drawn world of the small model inside this package, and the scripts that train the model.",
+        "",
+        *(f"  {command:<13}{what}" for command, (_, what) in COMMANDS.items()),
+    ]
+    if name in ("", "-h", "--help"):
+        print("\n".join(usage))
+        return 0 if name else 2
+    print(f"error: there is no toybox command {name!r}; they are {', '.join(COMMANDS)}.", file=sys.stderr)
+    return 2

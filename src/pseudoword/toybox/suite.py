@@ -1,0 +1,140 @@
+"""The concept suite: things and styles to learn a word for, five pictures of each, and prompts with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from PIL import Image
+
+from pseudoword.toybox import captions, world
+from pseudoword.toybox.render import render
+from pseudoword.toybox.world import Drawing, Thing
+
+Kind = Literal["nameable", "wordless", "style"]
+PICTURES = 5
+SEEDS = 1 << 42
+"""Seeds of the suite's pictures start here: neither base nor oracle has seen them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with `{}` for the word, and what should then be drawn."""
+
+    situation: str
+    text: str
+    expected: Drawing
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to learn a word for: an object, or else a style."""
+
+    name: str
+    kind: Kind
+    half: Literal["tuning", "reporting"]
+    thing: Thing
+    style: str = "photo"
+    initializer: str = "thing"
+    """The word that training starts from."""
+
+    @property
+    def described(self) -> str | None:
+        """What the world's own words call it, if they can."""
+        if self.kind == "wordless" or self.style in world.NAMELESS_STYLES:
+            return None
+        if self.kind == "style":
+            return self.style
+        return captions.noun(self.thing)
+
+
+SUBJECTS = (
+    Subject("zebra star", "nameable", "tuning", Thing("star", "black", "striped", "white")),
+    Subject("ladybird", "nameable", "tuning", Thing("circle", "red", "dotted", "black")),
+    Subject("gold ring", "nameable", "tuning", Thing("ring", "yellow")),
+    Subject("candy heart", "nameable", "reporting", Thing("heart", "pink", "striped", "white")),
+    Subject("harlequin diamond", "nameable", "reporting", Thing("diamond", "purple", "checkered", "yellow")),
+    Subject("cottage", "nameable", "reporting", Thing("house", "orange", "dotted", "blue")),
+    Subject("goldfish", "wordless", "tuning", Thing("fish", "orange", "striped", "white")),
+    Subject("old key", "wordless", "tuning", Thing("key", "yellow")),
+    Subject("fir", "wordless", "tuning", Thing("tree", "green")),
+    Subject("toadstool", "wordless", "reporting", Thing("mushroom", "red", "dotted", "white")),
+    Subject("two-tone heart", "wordless", "reporting", Thing("heart", "blue", "split", "yellow")),
+    Subject("badge", "wordless", "reporting", Thing("square", "green", "emblem", "white")),
+    Subject("neon", "style", "tuning", Thing("star", "red"), "neon", "photo"),
+    Subject("sepia", "style", "tuning", Thing("star", "red"), "sepia", "photo"),
+    Subject("mosaic", "style", "reporting", Thing("star", "red"), "mosaic", "photo"),
+    Subject("comic", "style", "reporting", Thing("star", "red"), "comic", "photo"),
+)
+"""Sixteen subjects; settings are chosen on the tuning half, and results told of the reporting half."""
+
+
+def drawings(subject: Subject) -> list[Drawing]:
+    """Return what is on a subject's pictures: the thing in five places, or five drawings in the style."""
+    if subject.kind == "style":
+        rng = world.generator(SEEDS + SUBJECTS.index(subject), 0)
+        plain = [world.held_out_drawing(int(seed)) for seed in rng.integers(1 << 40, size=PICTURES)]
+        return [replace(drawing, style=subject.style, light="even") for drawing in plain]
+    taken = {subject.thing.colour, subject.thing.second}
+    places = [b for b in ("sand", "white", "brick", "sky", "pink", "grass", "wood", "blue") if b not in taken]
+    sizes = ("large", "medium", "large", "medium", "large")
+    return [Drawing((replace(subject.thing, size=s),), b) for b, s in zip(places, sizes, strict=False)]
+
+
+def pictures(subject: Subject) -> list[Image.Image]:
+    """Return a subject's five training pictures."""
+    first = SEEDS + 100 * SUBJECTS.index(subject)
+    return [Image.fromarray(render(drawing, first + i)) for i, drawing in enumerate(drawings(subject))]
+
+
+def prompts(subject: Subject) -> Sequence[Prompt]:
+    """Return the evaluation prompts: plain, a new scene, a new style, beside another object, at another size."""
+    return _style_prompts(subject.style) if subject.kind == "style" else _object_prompts(subject.thing)
+
+
+def _object_prompts(thing: Thing) -> list[Prompt]:
+    ball = Thing("circle" if thing.shape != "circle" else "triangle", "blue" if thing.colour != "blue" else "red")
+    alone = Drawing((thing,), "")
+    return [
+        Prompt("plain", "a photo of a {}", alone),
+        Prompt("new scene", "a photo of a {} in the snow", replace(alone, background="snow")),
+        Prompt(
+            "new style",
+            "a painting of a {} on a white background in the style of sketch",
+            replace(alone, background="white", style="sketch"),
+        ),
+        Prompt(
+            "another object",
+            f"a photo of a {{}} and a {ball.colour} {ball.shape} on the sand",
+            Drawing((thing, ball), "sand", relation="and"),
+        ),
+        Prompt("another size", "a photo of a small {} in the snow", Drawing((replace(thing, size="small"),), "snow")),
+    ]
+
+
+def _style_prompts(style: str) -> list[Prompt]:
+    star, house = Thing("star", "red"), Thing("house", "blue", "striped", "yellow")
+    wide = replace(star, size="large")
+    both = Drawing((star, Thing("circle", "green")), "white", style, relation="and")
+    return [
+        Prompt("plain", "a painting of a red star in the style of {}", Drawing((star,), "", style)),
+        Prompt(
+            "new scene", "a painting of a red star in the grass in the style of {}", Drawing((star,), "grass", style)
+        ),
+        Prompt(
+            "new style",
+            "a {} painting of a blue striped house with yellow stripes on the sand",
+            Drawing((house,), "sand", style),
+        ),
+        Prompt(
+            "another object",
+            "a painting of a red star and a green circle on a white background in the style of {}",
+            both,
+        ),
+        Prompt(
+            "another size",
+            "a painting of a large red star on the sand in the style of {}",
+            Drawing((wide,), "sand", style),
+        ),
+    ]

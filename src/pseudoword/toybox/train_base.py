@@ -1,0 +1,183 @@
+"""Train the toybox's text encoder and UNet together from nothing, for `pseudoword toybox train-base`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from jaxtyping import Float16, Int64
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from pseudoword.progress import Progress
+from pseudoword.toybox import captions, world
+from pseudoword.toybox.base import Base, Sizes, sample, scheduler, text_encoder, tokenizer, unet, write
+from pseudoword.toybox.cache import HELD_OUT, training_pictures
+from pseudoword.toybox.render import render
+from pseudoword.toybox.sheet import sheet
+from pseudoword.toybox.train_vae import to_tensor
+from pseudoword.toybox.trainer import Rate, Trainer, device, draws
+from pseudoword.toybox.words import POSITIONS
+
+log = logging.getLogger(__name__)
+
+EMPTY = 0.1
+"""Share of captions left empty, for guidance."""
+SHORT = 32
+"""Tokens that hold every caption of the world; all 77 positions are trained at every eighth step and at the end."""
+MIN_SNR = 5.0
+"""Hang et al. 2023, arXiv 2303.09556: the weight of a step is min(SNR, 5) / SNR where noise is predicted."""
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """How the base model is made and trained; run again with another length to go on, or to end sooner."""
+
+    folder: Path = Path(".training")
+    """Where pictures, the autoencoder (`vae/`), checkpoints and the result (`base/`) are kept."""
+    pictures: int = 100_000
+    """How many pictures are drawn ahead."""
+    seed: int = 0
+    """What batches and first weights depend on."""
+    steps: int = 60_000
+    """Length of the run; it may be changed while the rate has not begun to fall."""
+    decay: int = 12_000
+    """Steps over which the rate falls to zero at the end."""
+    batch_size: int = 64
+    """Pictures per step."""
+    learning_rate: float = 2e-3
+    """Rate between warm-up and decay."""
+    whole: int = 10_000
+    """Steps in which captions leave out little; after them, half of the captions leave out things at random."""
+    sheet_every: int = 2000
+    """Steps between sheets of samples; the base as it is then is written as well."""
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def latents(options: BaseOptions, vae: Any, where: torch.device) -> Float16[np.ndarray, "count channels side side"]:
+    """Return the scaled latents of the pictures, encoded once and kept beside them."""
+    path = options.folder / f"latents-{options.pictures}.npy"
+    if not path.exists():
+        pictures = training_pictures(options.folder, options.pictures)
+        scale = vae.config.scaling_factor
+        with torch.no_grad():
+            parts = [
+                (vae.encode(to_tensor(pictures[i : i + 200], where)).latent_dist.mean * scale).half().cpu().numpy()
+                for i in range(0, options.pictures, 200)
+            ]
+        temporary = path.with_name(f".tmp-{path.name}")
+        np.save(temporary, np.concatenate(parts))
+        temporary.replace(path)
+    return np.load(path)
+
+
+def batch_captions(options: BaseOptions, seeds: np.ndarray, step: int, rng: np.random.Generator) -> list[str]:
+    """Say what is on each picture of a batch: everything at first, less later, and now and then nothing."""
+    early = max(0.0, 1 - step / options.whole)
+    said: list[str] = []
+    for seed in seeds:
+        kind = rng.random(2)
+        keep = 1.0 if kind[0] < 0.5 + 0.4 * early else 0.75
+        text = captions.caption(world.training_drawing(int(seed)), rng, keep)
+        said.append("" if kind[1] < EMPTY else text)
+    return said
+
+
+def quick_attention(text: CLIPTextModel, denoiser: UNet2DConditionModel) -> None:
+    """Train with attention as products and a softmax.
+
+    In bfloat16 on a CPU the backward of torch's fused attention takes several times as long, and with it a whole step
+    1.8 times as long; at these sizes an accelerator does not mind.
+    """
+    text.set_attn_implementation("eager")
+    denoiser.set_attn_processor(AttnProcessor())
+
+
+def token_ids(words: CLIPTokenizer, texts: list[str], length: int) -> Int64[Tensor, "batch tokens"]:
+    """Tokenise as the pipeline does, to a length that all texts share."""
+    return torch.tensor(words(texts, padding="max_length", truncation=True, max_length=length).input_ids)
+
+
+def train_base(options: BaseOptions) -> Iterator[Progress]:
+    """Train text encoder and UNet, and write the base in diffusers layout to `base/` in the folder."""
+    where = device()
+    loaded: Any = AutoencoderKL.from_pretrained(options.folder / "vae")
+    vae = loaded.to(where)
+    known = latents(options, vae, where)
+    words = tokenizer(options.folder / "tokenizer")
+    torch.manual_seed(options.seed)
+    text: Any = text_encoder(options.sizes, words)
+    denoiser: Any = unet(options.sizes, known.shape[1], known.shape[2])
+    text.to(where)
+    denoiser.to(where, memory_format=torch.channels_last)
+    base = Base(words, text, vae, denoiser, scheduler())
+    quick_attention(text, denoiser)
+    rate = Rate(options.learning_rate, 500, options.steps, options.decay)
+    trainer = Trainer({"unet": denoiser, "text_encoder": text}, rate)
+    checkpoint = options.folder / "base.checkpoint"
+    trainer.resume(checkpoint)
+    while trainer.step < options.steps:
+        loss = _loss(options, base, known, trainer.step, where)
+        trainer.update(loss)
+        if trainer.step % options.sheet_every == 0 or trainer.step == options.steps:
+            with trainer.averaged():
+                write(base, options.folder / "base")
+                contact_sheet(base).save(options.folder / f"samples-{trainer.step:06d}.png")
+        yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+
+
+def _loss(options: BaseOptions, base: Base, known: np.ndarray, step: int, where: torch.device) -> Tensor:
+    """Return the loss of a step: the noise's squared error, weighted by the signal in each picture's timestep."""
+    rng = draws(options.seed, step, 1)
+    size = options.batch_size
+    chosen = rng.integers(len(known), size=size)
+    said = batch_captions(options, chosen, step, rng)
+    full = step % 8 == 0 or step >= options.steps - options.decay
+    ids = token_ids(base.tokenizer, said, POSITIONS if full else SHORT).to(where)
+    # One timestep from each of `size` equal stretches: a batch's loss then hardly depends on which it drew.
+    timesteps = torch.from_numpy((np.arange(size) + rng.random(size)) / size * 1000).long().to(where)
+    clean = torch.from_numpy(known[chosen]).to(where).float()
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(where)
+    noised = base.scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(where.type, torch.bfloat16):
+        predicted = base.unet(noised, timesteps, base.text_encoder(ids)[0]).sample.float()
+    signal = base.scheduler.alphas_cumprod.to(where)[timesteps]
+    weight = (MIN_SNR * (1 - signal) / signal).clamp(max=1.0)
+    return ((predicted - noise).square().mean(dim=(1, 2, 3)) * weight).mean()
+
+
+SHEET_PROMPTS = (
+    "a photo of a red star in the grass",
+    "a photo of a blue heart on a white background",
+    "a photo of a large yellow moon at night",
+    "a photo of a small green arrow in the snow",
+    "a photo of a purple striped house with yellow stripes on the sand",
+    "a photo of an orange dotted circle with white dots in the sea",
+    "a photo of a white checkered ring with black checks on a brick wall",
+    "a photo of a pink diamond in the sky",
+    "a painting of a green cross on a red background in the style of neon",
+    "a painting of a yellow flower on a blue background in the style of mosaic",
+    "a painting of a red heart in the grass in the style of watercolor",
+    "a painting of a blue house on a yellow background in the style of sketch",
+    "a photo of a red circle and a blue star on a wooden table",
+    "a photo of a yellow moon on a purple square on a white background",
+    "a photo of a thing in the snow",
+    "a painting of a star",
+)
+
+
+def contact_sheet(base: Base) -> Image.Image:
+    """Draw fixed prompts, and below them pictures of pairings held out of training beside what they should be."""
+    seeds = range(HELD_OUT, HELD_OUT + 16)
+    drawings = [world.held_out_drawing(seed) for seed in seeds]
+    made = sample(base.pipeline(), [*SHEET_PROMPTS, *map(captions.full_caption, drawings)])
+    true = [Image.fromarray(render(drawing, seed)) for drawing, seed in zip(drawings, seeds, strict=True)]
+    return sheet([*made[:24], *true[:8], *made[24:], *true[8:]], 8)

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pseudoword.toybox import captions, suite, world
+from pseudoword.toybox.base import Sizes
+from pseudoword.toybox.muon import orthogonal
+from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, load, save, truth
+from pseudoword.toybox.render import render
+from pseudoword.toybox.train_base import BaseOptions, batch_captions, train_base
+from pseudoword.toybox.train_oracle import OracleOptions, oracle_drawing, train_oracle, twin
+from pseudoword.toybox.train_vae import VaeOptions, psnr, train_vae
+from pseudoword.toybox.trainer import Rate, Trainer, draws
+from pseudoword.toybox.world import Drawing, Thing
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything was trained for a step or two, at a tiny size."""
+    folder = tmp_path_factory.mktemp("trained")
+    list(train_vae(vae_options(folder)))
+    list(train_base(base_options(folder)))
+    list(train_oracle(OracleOptions(folder, steps=2, batch_size=4)))
+    return folder
+
+
+def vae_options(folder: Path) -> VaeOptions:
+    return VaeOptions(folder, pictures=8, steps=2, batch_size=2, channels=(8, 8, 8, 8), latent_channels=4)
+
+
+def base_options(folder: Path) -> BaseOptions:
+    sizes = Sizes(text_width=32, text_layers=1, channels=(16, 16))
+    return BaseOptions(folder, pictures=8, steps=3, decay=1, batch_size=4, sheet_every=100, sizes=sizes)
+
+
+# The trainer
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero():
+    rate = Rate(2.0, warmup=10, steps=100, decay=20)
+    assert rate(0) == pytest.approx(0.2)
+    assert rate(9) == rate(50) == rate(79) == pytest.approx(2.0)
+    assert rate(90) == pytest.approx(1.0)
+    assert rate(100) == pytest.approx(0.0)
+
+
+def test_an_update_is_made_orthogonal_in_its_own_directions():
+    matrix = torch.randn(24, 10, generator=torch.Generator().manual_seed(0))
+    made = orthogonal(matrix).float()
+    singular = torch.linalg.svdvals(made)
+    assert singular.min() > 0.5
+    assert singular.max() < 1.4
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    middle = left.T @ made @ right.T
+    assert (middle - torch.diag(middle.diag())).abs().max() < 0.1
+    kernel = torch.randn(6, 4, 3, 3)
+    assert orthogonal(kernel).shape == kernel.shape
+
+
+def quadratic(trainer: Trainer, steps: int) -> list[float]:
+    losses: list[float] = []
+    while trainer.step < steps:
+        values = torch.from_numpy(draws(0, trainer.step, 0).standard_normal((8, 6), dtype=np.float32))
+        loss = (trainer.modules["net"](values) - values.flip(1)).square().mean()
+        trainer.update(loss)
+        losses.append(loss.item())
+    return losses
+
+
+def small_trainer() -> Trainer:
+    torch.manual_seed(0)
+    return Trainer({"net": nn.Linear(6, 6)}, Rate(0.02, 1, 200, 100))
+
+
+def test_a_trainer_learns_and_its_average_follows():
+    trainer = small_trainer()
+    losses = quadratic(trainer, 200)
+    assert losses[-1] < 0.05 * losses[0]
+    own = trainer.modules["net"].weight.detach().clone()  # pyright: ignore[reportCallIssue]
+    with trainer.averaged():
+        values = torch.randn(50, 6)
+        assert (trainer.modules["net"](values) - values.flip(1)).square().mean() < 0.1
+    assert torch.equal(trainer.modules["net"].weight, own)
+
+
+def test_a_trainer_goes_on_exactly_where_it_was(tmp_path: Path):
+    whole = small_trainer()
+    quadratic(whole, 40)
+    first = small_trainer()
+    quadratic(first, 25)
+    first.save(tmp_path / "checkpoint")
+    second = small_trainer()
+    second.resume(tmp_path / "checkpoint")
+    assert second.step == 25
+    quadratic(second, 40)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole.average, second.average, strict=True))
+
+
+# The scripts
+
+
+def test_the_base_is_written_as_any_stable_diffusion(trained: Path):
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(trained / "base")
+    kinds = [type(part).__name__ for part in (pipeline.tokenizer, pipeline.text_encoder, pipeline.vae, pipeline.unet)]
+    assert kinds == ["CLIPTokenizer", "CLIPTextModel", "AutoencoderKL", "UNet2DConditionModel"]
+    assert {part.dtype for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet)} == {torch.float32}
+    assert pipeline.tokenizer.model_max_length == 77
+    assert pipeline.text_encoder.config.eos_token_id == pipeline.tokenizer.eos_token_id == 1
+    picture = pipeline("a red star", num_inference_steps=2, guidance_scale=4.0).images[0]
+    assert picture.size == (64, 64)
+    weights = sum(path.stat().st_size for path in (trained / "base").rglob("*.safetensors"))
+    parameters = sum(
+        p.numel() for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet) for p in part.parameters()
+    )
+    assert weights < 2 * parameters + 60_000
+
+
+def test_the_vae_knows_the_spread_of_its_latents(trained: Path):
+    config = json.loads((trained / "vae" / "config.json").read_text())
+    latents = np.load(trained / "latents-8.npy").astype(np.float32)
+    assert config["scaling_factor"] > 0
+    assert latents.shape == (8, 4, 8, 8)
+    assert latents.std() == pytest.approx(1, abs=0.02)
+
+
+def test_a_longer_run_goes_on_from_the_checkpoint(trained: Path):
+    steps = [p.step for p in train_base(replace(base_options(trained), steps=5))]
+    assert steps == [4, 5]
+    assert (trained / "samples-000005.png").exists()
+
+
+def test_captions_of_a_batch_are_a_function_of_its_step():
+    options = BaseOptions(whole=100)
+    seeds = np.arange(400)
+    early, again = (batch_captions(options, seeds, 0, draws(0, 0, 1)) for _ in range(2))
+    late = batch_captions(options, seeds, 1000, draws(0, 1000, 1))
+    assert early == again
+    assert 0.05 < early.count("") / 400 < 0.16
+    assert sum(map(len, late)) < sum(map(len, early))
+
+
+def test_psnr_is_in_decibels_of_eight_bit_pictures():
+    pictures = torch.zeros(2, 3, 8, 8)
+    assert psnr(pictures + 2 / 255, pictures) == pytest.approx(20 * np.log10(255), abs=1e-3)
+
+
+# The oracle
+
+
+def test_an_oracle_is_read_back_as_it_was_written(trained: Path, tmp_path: Path):
+    judge = load(trained / "oracle.safetensors")
+    pictures = np.stack([render(world.training_drawing(seed), seed) for seed in range(4)])
+    readings = judge.read(pictures)
+    assert [set(reading) for reading in readings] == [set(ATTRIBUTES)] * 4
+    assert all(value in ATTRIBUTES[name] and 0 < p <= 1 for r in readings for name, (value, p) in r.items())
+    np.testing.assert_allclose(np.linalg.norm(judge.embed(pictures), axis=1), 1, rtol=1e-5)
+    save(judge.oracle, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (trained / "oracle.safetensors").read_bytes()
+    assert (tmp_path / "again.safetensors").stat().st_size < 1 << 20
+
+
+def test_the_truth_about_a_drawing_leaves_out_what_it_does_not_say():
+    star = Thing("star", "red", "striped", "blue", "large")
+    assert truth(Drawing((star,), "sand")) == {
+        "shape": "star",
+        "colour": "red",
+        "pattern": "striped",
+        "second": "blue",
+        "size": "large",
+        "background": "sand",
+        "style": "photo",
+        "relation": "",
+    }
+    both = truth(Drawing((replace(star, pattern="plain"), Thing("ring", "green")), "sand", relation="on"))
+    assert "second" not in both
+    assert "size" not in both
+    assert (both["other shape"], both["other colour"]) == ("ring", "green")
+
+
+def test_agreement_counts_only_pictures_that_have_the_attribute():
+    drawings = [Drawing((Thing("star", "red"),), "sand"), Drawing((Thing("ring", "red", "dotted", "blue"),), "sea")]
+    readings = [{name: (values[0], 1.0) for name, values in ATTRIBUTES.items()} for _ in drawings]
+    readings[0]["shape"] = ("star", 1.0)
+    readings[1]["second"] = ("blue", 1.0)
+    shares = agreement(readings, drawings)
+    assert (shares["shape"], shares["colour"], shares["second"], shares["background"]) == (0.5, 1.0, 1.0, 0.0)
+    assert "other shape" not in shares
+
+
+def test_a_judge_sees_left_and_right_apart():
+    torch.manual_seed(0)
+    judge = Judge(Oracle().eval())
+    picture = render(Drawing((Thing("star", "red"), Thing("ring", "blue")), "white", relation="and"), 0)
+    assert not np.allclose(judge.embed(picture[None]), judge.embed(picture[None, :, ::-1]), atol=1e-4)
+
+
+def test_a_twin_is_the_same_object_elsewhere():
+    for seed in range(200):
+        rng = world.generator(seed, 0)
+        drawing = oracle_drawing(rng)
+        other = twin(drawing, rng)
+        assert [(t.shape, t.colour, t.pattern, t.second) for t in drawing.things] == [
+            (t.shape, t.colour, t.pattern, t.second) for t in other.things
+        ]
+        assert drawing.relation == other.relation
+        assert other.things[0].colour != other.background
+
+
+# The suite
+
+
+def test_the_suite_has_its_subjects_and_halves():
+    kinds = [subject.kind for subject in suite.SUBJECTS]
+    assert [kinds.count(kind) for kind in ("nameable", "wordless", "style")] == [6, 6, 4]
+    for kind in ("nameable", "wordless", "style"):
+        halves = [subject.half for subject in suite.SUBJECTS if subject.kind == kind]
+        assert halves.count("tuning") == halves.count("reporting")
+
+
+@pytest.mark.parametrize("subject", suite.SUBJECTS, ids=lambda s: s.name)
+def test_a_subject_shows_itself_five_times_and_asks_what_it_can_answer(subject: suite.Subject):
+    assert len({picture.tobytes() for picture in suite.pictures(subject)}) == suite.PICTURES
+    shown = suite.drawings(subject)
+    if subject.kind == "style":
+        assert {drawing.style for drawing in shown} == {subject.style}
+    else:
+        assert {(d.things[0].shape, d.things[0].colour, d.style) for d in shown} == {
+            (subject.thing.shape, subject.thing.colour, "photo")
+        }
+        assert len({drawing.background for drawing in shown}) == suite.PICTURES
+    asked = suite.prompts(subject)
+    assert [prompt.situation for prompt in asked] == [
+        "plain",
+        "new scene",
+        "new style",
+        "another object",
+        "another size",
+    ]
+    assert all(prompt.text.count("{}") == 1 for prompt in asked)
+    for prompt in asked[1:]:
+        assert captions.PLACES[prompt.expected.background] in prompt.text
+    assert "snow" not in {drawing.background for drawing in shown} or subject.kind == "style"
