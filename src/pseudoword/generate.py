@@ -106,6 +106,11 @@ def sample(
     while len(pictures) < len(prompts):
         try:
             pictures += some(slice(len(pictures), len(pictures) + batch_size))
+        except (ValueError, AssertionError, IndexError) as error:  # what diffusers' schedulers make of too few or many
+            raise RecipeError(
+                f"The sampler {sampling.sampler!r} cannot take {sampling.steps} steps on this base; "
+                "try another number, or another sampler."
+            ) from error
         except RuntimeError as error:
             if not memory.is_full(error):
                 raise

@@ -61,7 +61,7 @@ def _sized(picture: Image.Image, tile: int) -> Image.Image:
 
 def _write(page: Image.Image, at: tuple[int, int], text: str, room: int, size: int, colour: str) -> None:
     """Write a line of text, cut where the room ends."""
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size)
+    draw, font, text = ImageDraw.Draw(page), ImageFont.load_default(size), " ".join(text.split())
     if draw.textlength(text, font) > room:
         while text and draw.textlength(f"{text}…", font) > room:
             text = text[:-1]

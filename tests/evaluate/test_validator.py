@@ -224,6 +224,23 @@ def test_more_denoising_steps_than_there_are_is_refused_before_training(make_rec
         next(train(make_recipe(**{**LOOKING, "validation_sampling_steps": 2000})))
 
 
+def test_what_a_sampler_cannot_do_is_said_before_training(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="The sampler 'unipc' cannot take 1000 steps on this base; try another"):
+        next(train(make_recipe(**{**LOOKING, "validation_sampler": "unipc", "validation_sampling_steps": 1000})))
+
+
+def test_a_prompt_of_several_lines_fits_the_strip(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    list(train(make_recipe(**{**LOOKING, "validation_prompts": [f"two\nlines of {TOKEN}"]})))
+    assert (tmp_path / "run" / "samples" / "strip.png").is_file()
+
+
+def test_a_finished_run_shows_the_prompts_that_it_is_resumed_with(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    list(train(make_recipe(**LOOKING)))
+    list(train(make_recipe(**{**LOOKING, "validation_prompts": [f"the {TOKEN}"]}), resume="latest"))
+    with Image.open(tmp_path / "run" / "samples" / "step-000004.png") as grid:
+        assert grid.info["prompt"] == f"the {TOKEN}"
+
+
 # The fixed-draw loss
 
 

@@ -51,7 +51,7 @@ def _caption(picture: Path, found: Found, listed: dict[Path, Caption]) -> Captio
 def _listed(metadata: Path, folder: Path) -> Iterator[tuple[Path, Caption]]:
     """Yield the pictures that a metadata.jsonl names, and their captions; CaptionError names a line that is wrong."""
     missing, name = [], metadata.relative_to(folder).as_posix()
-    for number, line in enumerate(read_text(metadata).splitlines(), 1):
+    for number, line in enumerate(read_text(metadata).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{metadata}, line {number},"

@@ -75,7 +75,7 @@ class Samples:
 
     def strip(self) -> Path | None:
         """Write the first picture of every prompt at every step, side by side; None if there is but one step."""
-        steps = [step for step in self._steps() if self._fits(step)]
+        steps = [step for step in self._steps() if self.fits(step)]
         if len(steps) < 2:
             return None
         shown = [steps[i] for i in sorted({round(i) for i in np.linspace(0, len(steps) - 1, COLUMNS)})]
@@ -91,7 +91,7 @@ class Samples:
         found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.is_dir() else []
         return sorted(int(match[1]) for match in found if match)
 
-    def _fits(self, step: int) -> bool:
+    def fits(self, step: int) -> bool:
         """Whether a step's grid has the layout of this run's, which may have been resumed with other options."""
         lines, count = len(self.options.validation_prompts), self.options.num_validation_images
         with Image.open(self.path(step)) as grid:

@@ -80,7 +80,7 @@ class Validator:
         return losses
 
     def _sampled(self, step: int) -> tuple[Path, ...]:
-        if self.samples.path(step).exists():
+        if self.samples.path(step).exists() and self.samples.fits(step):
             return ()
         try:
             return (self.samples.take(step, self.family, self.engine.rows()[self.token]),)
