@@ -28,7 +28,7 @@ LAYERS = [
     {"toybox"},
     {"data", "engines", "formats", "sheets"},
     {"families", "methods"},
-    {"vocabulary", "objectives", "schedules", "disk"},
+    {"vocabulary", "objectives", "schedules", "disk", "layout"},
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections"},
     {"placeholder", "settings"},

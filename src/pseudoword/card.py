@@ -13,16 +13,14 @@ from pseudoword import disk, families, formats
 from pseudoword.concept import Concept
 from pseudoword.families import locate
 from pseudoword.families.single_file import is_single_file
+from pseudoword.layout import SAMPLES, STRIP, grids
 from pseudoword.recipe import Recipe
 
 NAME = "README.md"
 """What the Hub takes a repository's card to be."""
 TAGS = ("text-to-image", "diffusers", "textual_inversion")
 """What the Hub calls every word, whatever the family."""
-STRIP = "strip.png"
-"""The picture that compares before and after; a grid of samples stands in for it."""
-GRID = re.compile(r"step-(\d+)\.png")
-SHOWN = re.compile(r"(?<![\w./-])samples/[\w-][\w.-]*\.png")
+SHOWN = re.compile(rf"(?<![\w./-]){SAMPLES}/[\w-][\w.-]*\.png")
 PROMPTS = {"object": "a photo of {}", "style": "a painting in the style of {}"}
 """What to ask of a word by itself."""
 
@@ -75,11 +73,11 @@ pipeline({json.dumps(own_prompt, ensure_ascii=False)}{clip_skip}).images[0].save
 
 def picture_in(folder: Path) -> str | None:
     """Return which of a run's sample pictures its card shows, by its path in the folder."""
-    samples = folder / "samples"
+    samples = folder / SAMPLES
     if (samples / STRIP).is_file():
-        return f"samples/{STRIP}"
-    grids = [(int(match[1]), path.name) for path in samples.glob("*.png") if (match := GRID.fullmatch(path.name))]
-    return f"samples/{max(grids)[1]}" if grids else None
+        return f"{SAMPLES}/{STRIP}"
+    newest = grids(samples)[-1:]
+    return f"{SAMPLES}/{newest[0][1].name}" if newest else None
 
 
 def pictures_shown(text: str) -> list[str]:

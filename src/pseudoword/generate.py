@@ -43,6 +43,11 @@ def load(base: BaseModel) -> Family:
     return family
 
 
+def repeated(prompts: Sequence[str], count: int, seed: int) -> tuple[list[str], list[int]]:
+    """Return each prompt `count` times with seeds that count up, the same for every prompt."""
+    return [prompt for prompt in prompts for _ in range(count)], [seed + i for _ in prompts for i in range(count)]
+
+
 def generate(
     family: Family,
     concepts: Sequence[Concept],

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from huggingface_hub import CommitOperationAdd, HfApi, RepoUrl
 
-from pseudoword import __version__, card, formats
+from pseudoword import __version__, card, formats, layout
 from pseudoword.concept import Concept
 from pseudoword.errors import FormatError, HubError, HubUnreachable
 from pseudoword.hub_client import Target, asked
@@ -138,7 +138,7 @@ class Pushes:
         """Copy the newest picture under the strip's name, which each push replaces: old ones do not pile up."""
         folder = Path(self.output.folder).expanduser()
         if picture := card.picture_in(folder):
-            shown = scratch / "samples" / card.STRIP
+            shown = scratch / layout.SAMPLES / layout.STRIP
             shown.parent.mkdir()
             shutil.copyfile(folder / picture, shown)
 

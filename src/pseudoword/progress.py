@@ -27,3 +27,8 @@ class Progress:
     """By placeholder token, the loss on the same draws every time; empty at steps that do not compute it."""
     pictures: tuple[Path, ...] = ()
     """Validation pictures that this step left on disk."""
+
+
+def mean(by_token: Mapping[str, float]) -> float:
+    """Return the mean of a loss over the words of a run."""
+    return sum(by_token.values()) / len(by_token)

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 import tomli_w
 
-from pseudoword import __version__, disk, formats
+from pseudoword import __version__, disk, formats, layout
 from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
@@ -27,9 +27,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WORD = re.compile(r"learned_embeds-steps-(\d+)\.\w+")
-SAMPLE = re.compile(r"step-(\d+)\.png")
 BEST = "learned_embeds-best"
-RESULTS = (*formats.IN_FOLDER, *formats.TOLD_IN_FOLDER, "exports", "README.md", "samples")
+RESULTS = (*formats.IN_FOLDER, *formats.TOLD_IN_FOLDER, "exports", "README.md", layout.SAMPLES)
 """What a finished run leaves for others to read."""
 FREE = {"output", "engine", "validation"}
 """Sections of a recipe that may change when a run is resumed."""
@@ -142,7 +141,7 @@ class Run:
             stale += [path for name in names if (path := self.folder / name).exists()]
             stale += [path for path in [self.logs(recipe)] if path.parent == self.folder.resolve() and path.exists()]
         else:
-            stale += [path for path in self.samples.glob("step-*.png") if _step_of(SAMPLE, path) > step]
+            stale += [path for at, path in layout.grids(self.samples) if at > step]
         if checkpoint is None or checkpoint.best is None:
             stale += self.folder.glob(f"{BEST}.*")
         if stale:
@@ -202,7 +201,7 @@ class Run:
     @property
     def samples(self) -> Path:
         """The folder of validation pictures."""
-        return self.folder / "samples"
+        return self.folder / layout.SAMPLES
 
     def logs(self, recipe: Recipe) -> Path:
         """Return the folder of a tracker's files: inside the run's own, unless the recipe says another place."""

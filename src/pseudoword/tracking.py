@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pseudoword.errors import RecipeError
-from pseudoword.progress import Progress
+from pseudoword.errors import RecipeError, first_line
+from pseudoword.progress import Progress, mean
 from pseudoword.recipe import Recipe, Tracker
 from pseudoword.settings import flat
 
@@ -45,10 +45,10 @@ class Trackers:
                 self._leave_out(name)
                 if asked != "all":
                     raise RecipeError(
-                        f"The tracker {name!r} does not start ({_reason(error)}). Set it up, or choose another with "
+                        f"The tracker {name!r} does not start ({first_line(error)}). Set it up, or choose another with "
                         "report_to, such as 'none'."
                     ) from error
-                log.warning("The tracker %r does not start (%s); going on without it.", name, _reason(error))
+                log.warning("The tracker %r does not start (%s); going on without it.", name, first_line(error))
 
     def _leave_out(self, name: str) -> None:
         """Close one that failed halfway."""
@@ -63,9 +63,9 @@ class Trackers:
 
     def report(self, progress: Progress) -> None:
         """Log a step's numbers, and its pictures if it has any."""
-        values = {"loss": _mean(progress.loss), "lr": progress.lr} if progress.loss else {}
+        values = {"loss": mean(progress.loss), "lr": progress.lr} if progress.loss else {}
         if progress.fixed_draw_loss:
-            values["fixed_draw_loss"] = _mean(progress.fixed_draw_loss)
+            values["fixed_draw_loss"] = mean(progress.fixed_draw_loss)
         if values:
             self._each(lambda tracker: tracker.log(values, step=progress.step))
 
@@ -96,7 +96,7 @@ class Trackers:
                 act(tracker)
             except Exception as error:
                 self.open.remove(tracker)
-                log.warning("The tracker %r failed (%s); going on without it.", tracker.name, _reason(error))
+                log.warning("The tracker %r failed (%s); going on without it.", tracker.name, first_line(error))
 
 
 def check(asked: Tracker) -> None:
@@ -119,14 +119,6 @@ def _names(asked: Tracker) -> list[str]:
             "or choose another with report_to, such as 'none'."
         )
     return [asked]
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _mean(by_token: Mapping[str, float]) -> float:
-    return sum(by_token.values()) / len(by_token)
 
 
 # How trackers take pictures; Accelerate gives only some of them a way

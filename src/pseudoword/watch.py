@@ -8,9 +8,9 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from pseudoword.progress import Progress
+from pseudoword.progress import Progress, mean
 
 LINES = 20
 """Lines that a run prints where output is not a terminal, besides those that name what was kept."""
@@ -80,7 +80,7 @@ def _lines(run: Iterable[Progress]) -> Progress | None:
     for last in run:
         if first is None:  # the pace is that of steps, without the loading before the first
             began, first = time.perf_counter() - last.seconds, last.step - 1
-        losses.append(_mean(last.loss))
+        losses.append(mean(last.loss))
         if last.step % -(-last.steps // LINES) == 0 or last.saved or last.pictures or last.step == last.steps:
             pace = (time.perf_counter() - began) / (last.step - first)
             print(_sentence(last, losses, pace), file=sys.stderr, flush=True)
@@ -91,7 +91,7 @@ def _sentence(p: Progress, losses: deque[float], pace: float) -> str:
     left = round(pace * (p.steps - p.step))
     loss = sum(losses) / len(losses)
     kept = "".join(f"  kept {path.name}" for path in p.saved) + "".join(f"  sampled {path.name}" for path in p.pictures)
-    fixed = f"  fixed-draw loss {_mean(p.fixed_draw_loss):.4f}" if p.fixed_draw_loss else ""
+    fixed = f"  fixed-draw loss {mean(p.fixed_draw_loss):.4f}" if p.fixed_draw_loss else ""
     return f"step {p.step}/{p.steps}  loss {loss:.4f}  lr {p.lr:.2e}  {pace:.2f} s a step  {left} s left{fixed}{kept}"
 
 
@@ -112,18 +112,14 @@ def _bar(run: Iterable[Progress]) -> Progress | None:
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = None
         for last in run:
-            losses.append(_mean(last.loss))
+            losses.append(mean(last.loss))
             if task is None:
                 task = bar.add_task("", total=last.steps, completed=last.step - 1, loss=losses[0], fixed="")
             bar.update(task, completed=last.step, loss=sum(losses) / len(losses))
             if last.fixed_draw_loss:
-                bar.update(task, fixed=f"  fixed-draw loss {_mean(last.fixed_draw_loss):.4f}")
+                bar.update(task, fixed=f"  fixed-draw loss {mean(last.fixed_draw_loss):.4f}")
             for path in last.saved:
                 bar.console.print(f"kept {path.name}")
             for path in last.pictures:
                 bar.console.print(f"sampled {path.name}")
     return last
-
-
-def _mean(by_token: Mapping[str, float]) -> float:
-    return sum(by_token.values()) / len(by_token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pseudoword.data.captions import Captions, read_templates
 from pseudoword.data.pictures import ConceptPictures
 from pseudoword.errors import CaptionError, RunError
 from pseudoword.families.sd.torch import StableDiffusion
-from pseudoword.recipe import BaseModel, ConceptRecipe, Data
+from pseudoword.recipe import ConceptRecipe, Data
 from tests.miniatures import TOKEN, MakeRecipe, rows_of
 
 
@@ -32,19 +32,6 @@ def folder(tmp_path: Path) -> Path:
         values = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(values).save(made / name)
     return made
-
-
-@pytest.fixture(scope="module")
-def loaded(base: Path) -> StableDiffusion:
-    return StableDiffusion.load(BaseModel(str(base)))
-
-
-@pytest.fixture
-def family(loaded: StableDiffusion) -> Iterator[StableDiffusion]:
-    [vocabulary] = loaded.vocabularies.values()
-    vocabulary.lend(TOKEN, 1)
-    yield loaded
-    vocabulary.give_back()
 
 
 Prepare = Callable[..., examples.Cached]

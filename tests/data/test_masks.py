@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pseudoword.engines.torch_engine import TorchEngine
 from pseudoword.errors import PicturesError, RunError
 from pseudoword.families.sd.torch import StableDiffusion
 from pseudoword.methods.classic import ClassicOptions
-from pseudoword.recipe import BaseModel, ConceptRecipe, Data, EngineRecipe
+from pseudoword.recipe import ConceptRecipe, Data, EngineRecipe
 from tests.miniatures import TOKEN, MakeRecipe, rows_of
 
 
@@ -36,19 +36,6 @@ def left_half(path: Path, width: int, height: int, **options: Any) -> Path:
     image.paste(255, (0, 0, width // 2, height))
     image.save(path, **options)
     return path
-
-
-@pytest.fixture(scope="module")
-def loaded(base: Path) -> StableDiffusion:
-    return StableDiffusion.load(BaseModel(str(base)))
-
-
-@pytest.fixture
-def family(loaded: StableDiffusion) -> Iterator[StableDiffusion]:
-    [vocabulary] = loaded.vocabularies.values()
-    vocabulary.lend(TOKEN, 1)
-    yield loaded
-    vocabulary.give_back()
 
 
 Prepare = Callable[..., examples.Cached]

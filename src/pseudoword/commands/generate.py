@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
     concepts = [formats.read(path) for path in options.embeds]
     family = generate.load(options.base)
-    prompts = [prompt for prompt in options.prompt for _ in range(options.num_images)]
+    prompts, seeds = generate.repeated(options.prompt, options.num_images, options.seed)
     sampling = generate.Sampling(
         seed=options.seed,
         steps=options.num_inference_steps,
@@ -73,7 +73,6 @@ def run(arguments: Sequence[str]) -> int:
         sampler=options.sampler,
         resolution=options.resolution or None,
     )
-    seeds = [options.seed + i for _ in options.prompt for i in range(options.num_images)]
     pictures = generate.generate(
         family, concepts, prompts, negative_prompt=options.negative_prompt, sampling=sampling, seeds=seeds
     )

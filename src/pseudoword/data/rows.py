@@ -9,7 +9,7 @@ from typing import Any
 from pseudoword.data import folder
 from pseudoword.data.captions import COLUMNS, Caption
 from pseudoword.data.folder import Found, Unusable
-from pseudoword.errors import PicturesError
+from pseudoword.errors import PicturesError, first_line
 
 DATASET_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -31,8 +31,9 @@ def look(name: str, split: str) -> Found:
     try:
         table = datasets.load_dataset(name, split=split)
     except Exception as error:  # of a dozen kinds: not there, no such split, offline, a script
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PicturesError(f"There is no folder {name!r}, and as a dataset it cannot be loaded: {reason}") from error
+        raise PicturesError(
+            f"There is no folder {name!r}, and as a dataset it cannot be loaded: {first_line(error)}"
+        ) from error
     image, caption = _columns(table.features, name)
     undecoded = table.cast_column(image, datasets.Image(decode=False))
     found = Found(Path(name), [], [])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pseudoword import sheets
+from pseudoword import layout, sheets
 from pseudoword.contracts import Family
 from pseudoword.recipe import Validation
 from pseudoword.sheets import Line
@@ -18,8 +17,6 @@ GAP = 4
 """Pixels between pictures of a grid."""
 COLUMNS = 8
 """Steps that a strip shows at most; of more, some evenly spread."""
-NAME = re.compile(r"step-(\d+)\.png")
-STRIP = "strip.png"
 TILE = 256
 """Pixels of a side that a picture on a strip has at most."""
 
@@ -39,10 +36,11 @@ class Samples:
         from pseudoword import generate  # needs torch, and `training` must be readable without
 
         options, count = self.options, self.options.num_validation_images
+        prompts, seeds = generate.repeated(options.validation_prompts, count, options.validation_seed)
         pictures = generate.sample(
             family,
             rows,
-            [prompt for prompt in options.validation_prompts for _ in range(count)],
+            prompts,
             options.validation_negative_prompt,
             generate.Sampling(
                 steps=options.validation_sampling_steps,
@@ -50,7 +48,7 @@ class Samples:
                 sampler=options.validation_sampler,
                 resolution=self.resolution,
             ),
-            seeds=[options.validation_seed + i for _ in options.validation_prompts for i in range(count)],
+            seeds=seeds,
             batch_size=count,
         )
         told = {
@@ -75,7 +73,7 @@ class Samples:
 
     def strip(self) -> Path | None:
         """Write the first picture of every prompt at every step, side by side; None if there is but one step."""
-        steps = [step for step in self._steps() if self.fits(step)]
+        steps = [step for step, _ in layout.grids(self.folder) if self.fits(step)]
         if len(steps) < 2:
             return None
         shown = [steps[i] for i in sorted({round(i) for i in np.linspace(0, len(steps) - 1, COLUMNS)})]
@@ -85,11 +83,7 @@ class Samples:
             Line(prompt, [column[i] for column in columns], captions)
             for i, prompt in enumerate(self.options.validation_prompts)
         ]
-        return sheets.save(sheets.sheet(lines, min(2 * self.resolution, TILE)), self.folder / STRIP, {})
-
-    def _steps(self) -> list[int]:
-        found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        return sorted(int(match[1]) for match in found if match)
+        return sheets.save(sheets.sheet(lines, min(2 * self.resolution, TILE)), self.folder / layout.STRIP, {})
 
     def fits(self, step: int) -> bool:
         """Whether a step's grid has the layout of this run's, which may have been resumed with other options."""

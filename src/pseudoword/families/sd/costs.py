@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pseudoword.families.sd.sizes import configuration
+from pseudoword.families.sd.sizes import configuration, sizes_of
 from pseudoword.recipe import BaseModel
 
 
@@ -28,7 +28,7 @@ def kept_for_gradient(base: BaseModel, size: tuple[int, int], count: int, *, hal
     modules = _modules(base)
     text, unet, vae = (modules[name] for name in ("text_encoder", "unet", "vae"))
     unet = unet.to(torch.bfloat16 if half else torch.float32)
-    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    factor = sizes_of(unet.config, vae.config).latent_factor
     text.get_input_embeddings().register_forward_hook(lambda module, given, found: found.requires_grad_())
     frozen = {p.untyped_storage()._cdata for module in modules.values() for p in module.parameters()}
     return _kept(text, unet, (count, unet.config["in_channels"], size[1] // factor, size[0] // factor), frozen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,16 @@ def sizes(base: BaseModel) -> StableDiffusionSizes:
     """Return the sizes of a base; RecipeError if its configurations do not tell them."""
     unet, vae = (configuration(base, part) for part in ("unet", "vae"))
     try:
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
-        return StableDiffusionSizes(int(unet["sample_size"]) * factor, factor, multiple)
+        return sizes_of(unet, vae)
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"The configurations of {base.model!r} do not tell its sizes ({error}).") from error
+
+
+def sizes_of(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> StableDiffusionSizes:
+    """Return the sizes that the configurations of UNet and VAE tell."""
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    multiple = factor * 2 ** (len(unet["block_out_channels"]) - 1)
+    return StableDiffusionSizes(int(unet["sample_size"]) * factor, factor, multiple)
 
 
 def configuration(base: BaseModel, part: str) -> dict[str, Any]:

@@ -25,10 +25,11 @@ from transformers import CLIPTextModel
 
 from pseudoword import objectives
 from pseudoword.concept import Concept, encoder_of_width
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, first_line
 from pseudoword.families import samplers
 from pseudoword.families.lookup import lent
 from pseudoword.families.sd.single_file import state_dict
+from pseudoword.families.sd.sizes import sizes_of
 from pseudoword.families.sd.words import load_tokenizer
 from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel, Sampler
@@ -75,9 +76,9 @@ class StableDiffusion:
         self.prediction_type: objectives.PredictionType = _prediction_type(base, scheduler)
         self.num_timesteps: int = int(scheduler.config["num_train_timesteps"])
         self.alphas_cumprod = scheduler.alphas_cumprod
-        self.latent_factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.bucket_multiple = self.latent_factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
-        self.resolution: int = int(unet.config["sample_size"]) * self.latent_factor
+        sizes = sizes_of(unet.config, vae.config)
+        self.latent_factor, self.bucket_multiple = sizes.latent_factor, sizes.bucket_multiple
+        self.resolution: int = sizes.resolution
         _check_clip_skip(base, text_encoder)
         _check_channels(unet, vae)
 
@@ -106,7 +107,7 @@ class StableDiffusion:
             scheduler = DDPMScheduler.from_pretrained(base.model, subfolder="scheduler", **where)
         except (OSError, ValueError, RecipeError) as error:
             raise RecipeError(
-                f"Cannot load {base.model!r} as Stable Diffusion 1.x or 2.x in diffusers layout: {_reason(error)} "
+                f"Cannot load {base.model!r} as Stable Diffusion 1.x or 2.x in diffusers layout: {first_line(error)} "
                 "Give a folder or Hub id that has tokenizer, text_encoder, vae, unet and scheduler."
             ) from error
         return cls(
@@ -277,7 +278,7 @@ def _parts_of_file(
                 raise ValueError(MISSING)
         except (OSError, ValueError, RuntimeError, KeyError, SingleFileComponentError) as error:
             # diffusers moves the UNet and the VAE, so to it a tensor that nothing was loaded into is an error.
-            reason = MISSING if "meta tensor" in str(error) else _reason(error).partition(". If you want")[0]
+            reason = MISSING if "meta tensor" in str(error) else first_line(error).partition(". If you want")[0]
             raise RecipeError(
                 f"The {name} in {base.model!r} does not fit the configuration {base.config!r}: {reason}. "
                 "Download the file again, or give --config a folder of the same kind of model."
@@ -291,11 +292,6 @@ def _parts_of_file(
         part("unet", UNet2DConditionModel.from_single_file),
         cast(DDPMScheduler, DDPMScheduler.from_pretrained(base.config, subfolder="scheduler")),
     )
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what a library says."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _prediction_type(base: BaseModel, scheduler: DDPMScheduler) -> objectives.PredictionType:
