@@ -8,30 +8,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic Newton–Schulz iteration that the authors tuned: singular values end up between about 0.7 and 1.2."""
 
 
-def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Bring the singular values of a weight's matrix (outputs × everything else) near 1, leaving its directions.
+def orthogonal(
+    matrices: Float[Tensor, "count rows columns"], iterations: int = 5
+) -> Float[Tensor, "count rows columns"]:
+    """Bring the singular values of matrices near 1, leaving their directions.
 
     In bfloat16, as its authors do; that also costs a CPU that has it less than half.
     """
     a, b, c = COEFFICIENTS
-    flat = matrix.flatten(1).bfloat16()
-    tall = flat.shape[0] > flat.shape[1]
-    x = flat.T if tall else flat
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT.bfloat16() if tall else matrices.bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).reshape(matrix.shape).to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps as large as AdamW's, so that one rate does for both (Liu et al. 2025, arXiv 2502.16982, sec. 2.2)."""
+    """Steps as large as AdamW's, so that one rate does for both (Liu et al. 2025, arXiv 2502.16982, sec. 2.2).
+
+    A weight counts as a matrix of its outputs by everything else; matrices of one shape are worked on together.
+    """
 
     def __init__(self, params: Iterable[nn.Parameter], *, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         super().__init__(params, {"lr": 0.0, "momentum": momentum, "weight_decay": weight_decay})
@@ -40,15 +45,22 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            rate, momentum = group["lr"], group["momentum"]
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
             for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - momentum)
-                ahead = parameter.grad.lerp(state["momentum"], momentum)
-                rows = ahead.shape[0]
-                size = 0.2 * max(rows, ahead.numel() // rows) ** 0.5
-                parameter.mul_(1 - rate * group["weight_decay"]).add_(orthogonal(ahead), alpha=-rate * size)
+                if parameter.grad is not None:
+                    alike.setdefault(parameter.flatten(1).shape, []).append(parameter)
+            for (rows, columns), parameters in alike.items():
+                ahead = torch.stack([self._ahead(parameter, group["momentum"]).flatten(1) for parameter in parameters])
+                size = 0.2 * max(rows, columns) ** 0.5
+                for parameter, change in zip(parameters, orthogonal(ahead), strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(change.reshape(parameter.shape), alpha=-group["lr"] * size)
+
+    def _ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Return Nesterov's momentum of a parameter's gradient."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(state["momentum"], momentum)

@@ -71,7 +71,7 @@ class Trainer:
         inner, rest = _by_kind(self.modules)
         self.optimizers = [
             Muon(inner, weight_decay=weight_decay),
-            torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0),
+            torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
         ]
         self.step = 0
         self._losses: deque[float] = deque(maxlen=EVERY_STEPS)
