@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pseudoword import Concept, Progress, cli, demo, watch
+from pseudoword.commands import demo as demo_command
 from pseudoword.commands import train as train_command
+from pseudoword.toybox import suite
 from tests.miniatures import TOKEN
 
 
@@ -217,16 +220,21 @@ def test_the_demo_ends_in_a_contact_sheet(tmp_path: Path, capsys: pytest.Capture
     assert str(tmp_path / "demo" / "contact-sheet.png") in said
     assert "pseudoword train --model stable-diffusion-v1-5/stable-diffusion-v1-5" in said
     with Image.open(tmp_path / "demo" / "contact-sheet.png") as sheet:
-        assert sheet.size == (5 * 136 + 8, 4 * 166 + 22 + 8)
+        assert sheet.size == (5 * 136 + 8, 5 * 166 + 2 * 22 + 8)
         colours = sheet.getcolors(10**6)
         assert colours is not None
         assert len(colours) > 1000
 
 
+def test_the_demo_offers_the_whole_suite() -> None:
+    assert get_args(demo_command.Concept) == tuple(suite.NAMED)
+
+
 @pytest.mark.slow
-def test_the_demo_lowers_the_fixed_draw_loss(tmp_path: Path) -> None:
-    list(demo.learn("star", tmp_path / "demo"))
-    before, after = demo.losses("star", tmp_path / "demo")
+@pytest.mark.parametrize("concept", ["goldfish", "comic"])
+def test_the_demo_lowers_the_fixed_draw_loss(concept: str, tmp_path: Path) -> None:
+    list(demo.learn(concept, tmp_path / "demo"))
+    before, after = demo.losses(concept, tmp_path / "demo")
     assert after < before
 
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from pseudoword import sheets, toybox
+from pseudoword import sheets
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
 from pseudoword.data.dataset import TextualInversionDataset
 from pseudoword.evaluate.fixed_draw import fixed_draw_loss
 from pseudoword.generate import Sampling, generate, load
-from pseudoword.methods.classic import ClassicOptions
 from pseudoword.progress import Progress
-from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
+from pseudoword.recipe import BaseModel, Recipe
 from pseudoword.sheets import Line
+from pseudoword.toybox import suite
+from pseudoword.toybox.render import SIDE
 from pseudoword.training import train
 
 log = logging.getLogger(__name__)
@@ -27,21 +28,38 @@ TOKEN = "<toy>"
 BASE = BaseModel("toybox")
 SCALE = 2
 """Pictures of the toybox have 64 pixels; they are shown twice as large."""
-SCENES = ("in the grass", "on the sand", "in the sea", "at night", "in the snow")
-CONCEPTS = {"star": "circle", "fish": "circle", "key": "ring"}
-"""The example concepts, and the words they start from."""
+COLUMNS = 5
+OBJECT_LINES = {
+    "New scenes": {
+        "in the grass": "a photo of a {} in the grass",
+        "in the sea": "a photo of a {} in the sea",
+        "at night": "a photo of a {} at night",
+        "in the snow": "a photo of a {} in the snow",
+        "on a purple background": "a photo of a {} on a purple background",
+    },
+    "New manners and company": {
+        "mosaic": "a painting of a {} on a white background in the style of mosaic",
+        "watercolor": "a painting of a {} in the snow in the style of watercolor",
+        "neon": "a painting of a {} at night in the style of neon",
+        "and a blue star": "a photo of a {} and a blue star on the sand",
+        "on a yellow moon": "a photo of a {} on a yellow moon on a purple background",
+    },
+}
+STYLE_LINES = {
+    "New things": {
+        "red heart": "a painting of a red heart on a white background in the style of {}",
+        "blue house": "a painting of a blue house in the grass in the style of {}",
+        "yellow moon": "a painting of a yellow moon at night in the style of {}",
+        "striped ring": "a painting of a green striped ring with white stripes on the sand in the style of {}",
+        "dotted arrow": "a painting of a purple dotted arrow with yellow dots in the snow in the style of {}",
+    },
+}
+"""What the contact sheet shows beside plain pictures: headings, captions, and prompts with `{}` for the word."""
 
 
 def recipe(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Recipe:
-    """Return the demo's recipe for one of the example concepts."""
-    return Recipe(
-        concepts=(ConceptRecipe(TOKEN, str(toybox.PICTURES / concept), CONCEPTS[concept]),),
-        base=BASE,
-        method=ClassicOptions(),
-        training=Training(seed=seed, batch_size=4),
-        schedule=Schedule(steps=str(steps), learning_rate=2e-2, lr_warmup_steps=10),
-        output=Output(folder=str(folder), save_steps=steps, checkpointing_steps=100),
-    )
+    """Write the pictures of one of the suite's concepts into a folder, and return the demo's recipe for it."""
+    return suite.recipe(suite.NAMED[concept], folder, TOKEN, steps=steps, seed=seed)
 
 
 def learn(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Iterator[Progress]:
@@ -52,7 +70,7 @@ def learn(concept: str, folder: Path, *, steps: int = 300, seed: int = 0) -> Ite
 def losses(concept: str, folder: Path) -> tuple[float, float]:
     """Return the fixed-draw loss of the word before and after the run in `folder`."""
     family = load(BASE)
-    pictures = TextualInversionDataset(toybox.PICTURES / concept, None, size=family.resolution, placeholder_token=TOKEN)
+    pictures = TextualInversionDataset(folder / "pictures", None, size=family.resolution, placeholder_token=TOKEN)
     return (
         fixed_draw_loss(family, _untrained(concept, family), pictures),
         fixed_draw_loss(family, Concept.load(folder), pictures),
@@ -61,30 +79,32 @@ def losses(concept: str, folder: Path) -> tuple[float, float]:
 
 def _untrained(concept: str, family: Family) -> Concept:
     """Return the word as training finds it."""
-    rows = {e: v.initial_rows(CONCEPTS[concept], 1)[0] for e, v in family.vocabularies.items()}
+    rows = {e: v.initial_rows(suite.NAMED[concept].initializer, 1)[0] for e, v in family.vocabularies.items()}
     return Concept(TOKEN, rows)
 
 
 def contact_sheet(concept: str, folder: Path) -> Path:
     """Write the picture that shows the run in `folder`: given pictures, before, after, new scenes; return its path."""
     began = time.perf_counter()
+    subject = suite.NAMED[concept]
     learned = Concept.load(folder)
     family = load(BASE)
     sampling = Sampling(seed=1, steps=20, guidance_scale=4.0)
-    columns = 5
 
-    def sample(words: list[Concept], prompts: list[str]) -> list[Image.Image]:
-        return generate(family, words, prompts, sampling=sampling, batch_size=columns)
+    def sample(words: list[Concept], prompts: Sequence[str]) -> list[Image.Image]:
+        asked = [prompt.format(TOKEN) for prompt in prompts]
+        return generate(family, words, asked, sampling=sampling, batch_size=COLUMNS)
 
     before = _untrained(concept, family)
-    plain = f"a photo of a {TOKEN}"
-    given = [Image.open(p).convert("RGB") for p in sorted((toybox.PICTURES / concept).glob("*.png"))]
+    plain = suite.prompts(subject)[0].text
+    said = plain.format(TOKEN)
     lines = [
-        Line("The pictures given", given[:columns]),
-        Line(f"Before: “{plain}” ({TOKEN} is still “{CONCEPTS[concept]}”)", sample([before], [plain] * columns)),
-        Line(f"After: “{plain}”", sample([learned], [plain] * columns)),
-        Line(f"New scenes: “{plain} …”", sample([learned], [f"{plain} {scene}" for scene in SCENES]), SCENES),
+        Line("The pictures given", suite.pictures(subject)),
+        Line(f"Before: “{said}” ({TOKEN} is still “{subject.initializer}”)", sample([before], [plain] * COLUMNS)),
+        Line(f"After: “{said}”", sample([learned], [plain] * COLUMNS)),
     ]
-    path = sheets.save(sheets.sheet(lines, given[0].width * SCALE), folder / "contact-sheet.png", {})
-    log.info("Sampled %d pictures in %.1f s", 3 * columns, time.perf_counter() - began)
+    for heading, prompts in (STYLE_LINES if subject.kind == "style" else OBJECT_LINES).items():
+        lines.append(Line(heading, sample([learned], list(prompts.values())), list(prompts)))
+    path = sheets.save(sheets.sheet(lines, SIDE * SCALE), folder / "contact-sheet.png", {})
+    log.info("Sampled %d pictures in %.1f s", COLUMNS * (len(lines) - 1), time.perf_counter() - began)
     return path

@@ -19,7 +19,7 @@ from pseudoword.toybox.render import render
 from pseudoword.toybox.score import Goal, as_array
 from tests.toybox.test_scripts import trained  # noqa: F401  # a fixture
 
-SUBJECT = {subject.name: subject for subject in suite.SUBJECTS}
+SUBJECT = suite.NAMED
 
 
 class Omniscient:
@@ -61,7 +61,7 @@ def scored(name: str, itself: float, similarity: float) -> WordScore:
 
 def test_goals_of_words_compare_with_their_own_words_and_with_every_single_one():
     scores = [scored("ladybird", 0.8, 0.1), scored("cottage", 0.4, 0.1)]
-    scores += [scored(n, 0.5, 0.6) for n in ("goldfish", "fir", "badge")] + [scored("old key", 0.5, 0.4)]
+    scores += [scored(n, 0.5, 0.6) for n in ("goldfish", "fir", "badge")] + [scored("old-key", 0.5, 0.4)]
     named, wordless = goals_of_words(scores)
     assert named.value == pytest.approx(75)
     assert not named.reached
@@ -80,7 +80,7 @@ def test_a_word_is_measured_on_a_base(trained: Path):  # noqa: F811
     family = load_base(BaseModel(str(trained / "base")))
     judge = load(trained / "oracle.safetensors")
     rows = {e: v.initial_rows("thing", 1)[0] for e, v in family.vocabularies.items()}
-    subject = SUBJECT["gold ring"]
+    subject = SUBJECT["gold-ring"]
     own = own_embedding(subject, judge)
     assert np.linalg.norm(own) == pytest.approx(1)
     made = judge.embed(as_array(suite.pictures(subject)))
@@ -102,6 +102,26 @@ def test_render_draws_the_pictures_it_tells_of(tmp_path: Path, capsys: pytest.Ca
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "many" / "6.png")), render(training_drawing(6), 6))
     assert cli.main(["toybox", "render", "--output", str(tmp_path / "sheet.png"), "--count", "13", "--held-out"]) == 0
     assert Image.open(tmp_path / "sheet.png").size == (12 * 130 + 2, 2 * 130 + 2)
+
+
+def test_render_writes_the_pictures_of_a_concept(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["toybox", "render", "--concept", "goldfish", "--output", str(tmp_path / "fish")]) == 0
+    assert "0\ta photo of a large thing on the sand" in capsys.readouterr().out
+    for i, picture in enumerate(suite.pictures(SUBJECT["goldfish"])):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "fish" / f"{i}.png")), np.asarray(picture))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--concept", "dog"], "The toybox has no concept 'dog'; its concepts are zebra-star, ladybird"),
+        (["--output", "world.jpg"], "--output must be a .png or a folder, not 'world.jpg'."),
+        (["--count", "0"], "--count must be at least 1, but is 0."),
+    ],
+)
+def test_render_refuses_what_it_cannot_draw(words: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["toybox", "render", *words]) == 1
+    assert told in capsys.readouterr().err
 
 
 def test_words_prints_every_word(capsys: pytest.CaptureFixture[str]):

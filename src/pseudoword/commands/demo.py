@@ -10,13 +10,33 @@ from typing import Literal
 
 import tyro
 
+Concept = Literal[
+    "zebra-star",
+    "ladybird",
+    "gold-ring",
+    "candy-heart",
+    "harlequin-diamond",
+    "cottage",
+    "goldfish",
+    "old-key",
+    "fir",
+    "toadstool",
+    "two-tone-heart",
+    "badge",
+    "neon",
+    "sepia",
+    "mosaic",
+    "comic",
+]
+"""The toybox's concept suite, named here so that help needs no more than this."""
+
 
 @dataclass(frozen=True)
 class Options:
     """Learn a word on the small model inside this package and show it."""
 
-    concept: Literal["star", "fish", "key"] = "star"
-    """Which of the example concepts to learn; the model has no word for a fish or a key, and draws them less well."""
+    concept: Concept = "goldfish"
+    """What to learn; the model has no word for a fish, a key, a fir, a toadstool, a split heart, a badge or sepia."""
     output: Path = field(default_factory=lambda: Path("demo"))
     """Folder for the run and its picture."""
     steps: int = 300

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
+from pseudoword.methods.classic import ClassicOptions
+from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
 from pseudoword.toybox import captions, world
 from pseudoword.toybox.render import render
 from pseudoword.toybox.world import Drawing, Thing
@@ -16,6 +19,8 @@ Kind = Literal["nameable", "wordless", "style"]
 PICTURES = 5
 SEEDS = 1 << 42
 """Seeds of the suite's pictures start here: neither base nor oracle has seen them."""
+LEARNING_RATE = 2e-2
+"""Of a plain run on the toybox, whose rows are longer than CLIP's."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +55,17 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("zebra star", "nameable", "tuning", Thing("star", "black", "striped", "white")),
+    Subject("zebra-star", "nameable", "tuning", Thing("star", "black", "striped", "white")),
     Subject("ladybird", "nameable", "tuning", Thing("circle", "red", "dotted", "black")),
-    Subject("gold ring", "nameable", "tuning", Thing("ring", "yellow")),
-    Subject("candy heart", "nameable", "reporting", Thing("heart", "pink", "striped", "white")),
-    Subject("harlequin diamond", "nameable", "reporting", Thing("diamond", "purple", "checkered", "yellow")),
+    Subject("gold-ring", "nameable", "tuning", Thing("ring", "yellow")),
+    Subject("candy-heart", "nameable", "reporting", Thing("heart", "pink", "striped", "white")),
+    Subject("harlequin-diamond", "nameable", "reporting", Thing("diamond", "purple", "checkered", "yellow")),
     Subject("cottage", "nameable", "reporting", Thing("house", "orange", "dotted", "blue")),
     Subject("goldfish", "wordless", "tuning", Thing("fish", "orange", "striped", "white")),
-    Subject("old key", "wordless", "tuning", Thing("key", "yellow")),
+    Subject("old-key", "wordless", "tuning", Thing("key", "yellow")),
     Subject("fir", "wordless", "tuning", Thing("tree", "green")),
     Subject("toadstool", "wordless", "reporting", Thing("mushroom", "red", "dotted", "white")),
-    Subject("two-tone heart", "wordless", "reporting", Thing("heart", "blue", "split", "yellow")),
+    Subject("two-tone-heart", "wordless", "reporting", Thing("heart", "blue", "split", "yellow")),
     Subject("badge", "wordless", "reporting", Thing("square", "green", "emblem", "white")),
     Subject("neon", "style", "tuning", Thing("star", "red"), "neon", "photo"),
     Subject("sepia", "style", "tuning", Thing("star", "red"), "sepia", "photo"),
@@ -68,6 +73,7 @@ SUBJECTS = (
     Subject("comic", "style", "reporting", Thing("star", "red"), "comic", "photo"),
 )
 """Sixteen subjects; settings are chosen on the tuning half, and results told of the reporting half."""
+NAMED = {subject.name: subject for subject in SUBJECTS}
 
 
 def drawings(subject: Subject) -> list[Drawing]:
@@ -86,6 +92,37 @@ def pictures(subject: Subject) -> list[Image.Image]:
     """Return a subject's five training pictures."""
     first = SEEDS + 100 * SUBJECTS.index(subject)
     return [Image.fromarray(render(drawing, first + i)) for i, drawing in enumerate(drawings(subject))]
+
+
+def write(subject: Subject, folder: Path) -> Path:
+    """Write a subject's pictures as 0.png and on into a folder, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pictures(subject)):
+        picture.save(folder / f"{i}.png")
+    return folder
+
+
+def recipe(
+    subject: Subject,
+    folder: Path,
+    token: str,
+    *,
+    base: str = "toybox",
+    steps: int = 500,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+) -> Recipe:
+    """Write a subject's pictures into a folder, and return the recipe of a plain run there."""
+    given = write(subject, folder / "pictures")
+    what = "style" if subject.kind == "style" else "object"
+    return Recipe(
+        concepts=(ConceptRecipe(token, str(given), subject.initializer, what),),
+        base=BaseModel(base),
+        method=ClassicOptions(),
+        training=Training(seed=seed, batch_size=4),
+        schedule=Schedule(steps=str(steps), learning_rate=learning_rate, lr_warmup_steps=10),
+        output=Output(folder=str(folder), save_steps=steps, checkpointing_steps=min(steps, 100)),
+    )
 
 
 def prompts(subject: Subject) -> Sequence[Prompt]:
