@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from pseudoword.toybox import captions, suite, world
-from pseudoword.toybox.base import Sizes
-from pseudoword.toybox.muon import orthogonal
+from pseudoword.toybox.base import Sizes, text_encoder, tokenizer
+from pseudoword.toybox.captions import MANNER, NAME
+from pseudoword.toybox.muon import Muon, orthogonal
+from pseudoword.toybox.names import Names, point_at_names, with_names
 from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, load, save, truth
 from pseudoword.toybox.render import render
 from pseudoword.toybox.train_base import BaseOptions, batch_captions, train_base
 from pseudoword.toybox.train_oracle import OracleOptions, oracle_drawing, train_oracle, twin
+from pseudoword.toybox.train_text import TextOptions, encode, spoken_of, token_ids, train_text
 from pseudoword.toybox.train_vae import VaeOptions, psnr, train_vae
 from pseudoword.toybox.trainer import Rate, Trainer, draws
 from pseudoword.toybox.world import Drawing, Thing
@@ -26,6 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything was trained for a step or two, at a tiny size."""
     folder = tmp_path_factory.mktemp("trained")
     list(train_vae(vae_options(folder)))
+    list(train_text(text_options(folder)))
     list(train_base(base_options(folder)))
     list(train_oracle(OracleOptions(folder, steps=2, batch_size=4)))
     return folder
@@ -35,9 +39,15 @@ def vae_options(folder: Path) -> VaeOptions:
     return VaeOptions(folder, pictures=8, steps=2, batch_size=2, channels=(8, 8, 8, 8), latent_channels=4)
 
 
+SIZES = Sizes(text_width=32, text_layers=1, channels=(16, 16))
+
+
+def text_options(folder: Path) -> TextOptions:
+    return TextOptions(folder, steps=2, batch_size=4, sizes=SIZES)
+
+
 def base_options(folder: Path) -> BaseOptions:
-    sizes = Sizes(text_width=32, text_layers=1, channels=(16, 16))
-    return BaseOptions(folder, pictures=8, steps=3, decay=1, batch_size=4, sheet_every=100, sizes=sizes)
+    return BaseOptions(folder, pictures=8, steps=3, decay=1, batch_size=4, sheet_every=100, sizes=SIZES)
 
 
 # The trainer
@@ -52,16 +62,30 @@ def test_the_rate_warms_up_stays_and_falls_to_zero():
 
 
 def test_an_update_is_made_orthogonal_in_its_own_directions():
-    matrix = torch.randn(24, 10, generator=torch.Generator().manual_seed(0))
-    made = orthogonal(matrix).float()
-    singular = torch.linalg.svdvals(made)
-    assert singular.min() > 0.5
-    assert singular.max() < 1.4
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-    middle = left.T @ made @ right.T
-    assert (middle - torch.diag(middle.diag())).abs().max() < 0.1
-    kernel = torch.randn(6, 4, 3, 3)
-    assert orthogonal(kernel).shape == kernel.shape
+    matrices = torch.randn(2, 24, 10, generator=torch.Generator().manual_seed(0))
+    for matrix, made in zip(matrices, orthogonal(matrices), strict=True):
+        singular = torch.linalg.svdvals(made)
+        assert singular.min() > 0.5
+        assert singular.max() < 1.4
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        middle = left.T @ made @ right.T
+        assert (middle - torch.diag(middle.diag())).abs().max() < 0.1
+
+
+def test_parameters_of_one_shape_are_updated_each_by_its_own_gradient():
+    kernel, wide, other, still = (nn.Parameter(torch.zeros(shape)) for shape in ((6, 4, 3, 3), (4, 6), (4, 6), (4, 6)))
+    rng = torch.Generator().manual_seed(0)
+    for parameter in (kernel, wide, other):
+        parameter.grad = torch.randn(parameter.shape, generator=rng)
+    optimizer = Muon([kernel, wide, other, still])
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    for parameter in (kernel, wide, other):
+        assert parameter.grad is not None
+        alone = orthogonal(parameter.grad.flatten(1)[None])[0].reshape(parameter.shape)
+        largest = max(len(parameter), parameter.numel() // len(parameter))
+        torch.testing.assert_close(parameter.detach(), -0.5 * 0.2 * largest**0.5 * alone, rtol=0.05, atol=0.02)
+    assert not still.any()
 
 
 def quadratic(trainer: Trainer, steps: int) -> list[float]:
@@ -141,12 +165,61 @@ def test_a_longer_run_goes_on_from_the_checkpoint(trained: Path):
 
 def test_captions_of_a_batch_are_a_function_of_its_step():
     options = BaseOptions(whole=100)
-    seeds = np.arange(400)
-    early, again = (batch_captions(options, seeds, 0, draws(0, 0, 1)) for _ in range(2))
-    late = batch_captions(options, seeds, 1000, draws(0, 1000, 1))
+    drawings = [world.training_drawing(seed) for seed in range(400)]
+    early, again = (batch_captions(options, drawings, 0, draws(0, 0, 1)) for _ in range(2))
+    late = batch_captions(options, drawings, 1000, draws(0, 1000, 1))
     assert early == again
     assert 0.05 < early.count("") / 400 < 0.16
     assert sum(map(len, late)) < sum(map(len, early))
+
+
+# Names
+
+
+def test_a_name_is_the_sum_of_what_it_stands_for():
+    names = Names(8)
+    fish = Thing("fish", "red", "striped", "blue")
+    drawings = [Drawing((fish,), "sand", "sepia"), Drawing((replace(fish, pattern="plain"),), "sea")]
+    made = names(drawings)
+    assert made.shape == (4, 8)
+    weight = {
+        name: dict(zip(ATTRIBUTES[name], embedding.weight, strict=True))  # pyright: ignore[reportArgumentType]
+        for name, embedding in names.embeddings.items()
+    }
+    both = weight["shape"]["fish"] + weight["colour"]["red"]
+    striped = both + weight["pattern"]["striped"] + weight["second"]["blue"]
+    torch.testing.assert_close(made[0], striped)
+    torch.testing.assert_close(made[1], both + weight["pattern"]["plain"])
+    torch.testing.assert_close(made[2], weight["style"]["sepia"])
+    torch.testing.assert_close(made[3], weight["style"]["photo"])
+
+
+def test_every_caption_gets_the_names_of_its_own_drawing(tmp_path: Path):
+    shipped = tokenizer(tmp_path)
+    words = with_names(tokenizer(tmp_path))
+    assert len(words) == len(shipped) + 2
+    ids = token_ids(words, [f"a photo of a {NAME}", f"a small {NAME} in the style of {MANNER}", "a star"], full=False)
+    pointed = point_at_names(ids, len(shipped))
+    of_names = [[i - len(shipped) for i in row if i >= len(shipped)] for row in pointed.tolist()]
+    assert of_names == [[0], [1, 4], []]
+    torch.manual_seed(0)
+    encoder, names = text_encoder(SIZES, shipped), Names(SIZES.text_width)
+    drawings = [world.training_drawing(seed) for seed in (1, 2, 3)]
+    encode(encoder, names, drawings, ids).pooler_output[1].sum().backward()
+    assert encoder.get_input_embeddings().num_embeddings == len(shipped)
+    shapes = names.embeddings["shape"].weight.grad
+    assert isinstance(shapes, torch.Tensor)
+    assert shapes.abs().sum(dim=1).nonzero().tolist() == [[ATTRIBUTES["shape"].index(drawings[1].things[0].shape)]]
+
+
+def test_what_has_no_word_is_mostly_called_by_a_name():
+    nameless = Drawing((Thing("fish", "red"),), "sand", "comic")
+    known = Drawing((Thing("star", "red"),), "sand", "neon")
+    for drawing, low, high in ((nameless, 0.6, 0.8), (known, 0.13, 0.27)):
+        said = [spoken_of(drawing, world.generator(seed, 2), 1.0) for seed in range(500)]
+        assert low < sum(NAME in text for text in said) / 500 < high
+        assert low < sum(MANNER in text for text in said) / 500 < high
+    assert not any(NAME in text for text in (captions.caption(known, world.generator(s, 2), 1.0) for s in range(50)))
 
 
 def test_psnr_is_in_decibels_of_eight_bit_pictures():

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
+from pseudoword.errors import RecipeError
+from pseudoword.settings import at_least
+
 if TYPE_CHECKING:
     from pseudoword.evaluate.suite_score import WordScore
-    from pseudoword.recipe import Recipe
     from pseudoword.toybox.oracle import Judge
-    from pseudoword.toybox.suite import Subject
 
 T = TypeVar("T")
+TOKEN = "<word>"
 
 
 @dataclass(frozen=True)
@@ -35,31 +37,42 @@ class Render:
     """Seed of the first; the next has the seed after."""
     held_out: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Draw pairings that training never shows."""
+    concept: str | None = None
+    """Draw the pictures of a concept of the suite instead, to learn a word from: goldfish, old-key, comic, …"""
 
 
 def render(arguments: Sequence[str]) -> None:
-    """Write the pictures, and print a line for each: seed, caption."""
+    """Write the pictures, and print a line for each: its name, and what is on it."""
     options = _parse(Render, "render", arguments)
+    if options.output.suffix.lower() not in ("", ".png"):
+        raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
+    at_least(1, **{"--count": options.count})
+    at_least(0, **{"--seed": options.seed})
     from PIL import Image
 
-    from pseudoword.toybox import captions, world
+    from pseudoword.toybox import captions, suite, world
     from pseudoword.toybox.cache import HELD_OUT
     from pseudoword.toybox.render import render as draw
     from pseudoword.toybox.sheet import sheet
 
-    first = options.seed + (HELD_OUT if options.held_out else 0)
-    drawing_of = world.held_out_drawing if options.held_out else world.training_drawing
-    pictures: list[Image.Image] = []
-    for seed in range(first, first + options.count):
-        drawing = drawing_of(seed)
-        pictures.append(Image.fromarray(draw(drawing, seed)))
-        print(f"{seed}\t{captions.full_caption(drawing)}")
+    if options.concept is None:
+        first = options.seed + (HELD_OUT if options.held_out else 0)
+        drawing_of = world.held_out_drawing if options.held_out else world.training_drawing
+        drawings = {seed: drawing_of(seed) for seed in range(first, first + options.count)}
+        pictures = {seed: Image.fromarray(draw(drawing, seed)) for seed, drawing in drawings.items()}
+    elif options.concept in suite.NAMED:
+        subject = suite.NAMED[options.concept]
+        drawings, pictures = dict(enumerate(suite.drawings(subject))), dict(enumerate(suite.pictures(subject)))
+    else:
+        raise RecipeError(f"The toybox has no concept {options.concept!r}; its concepts are {', '.join(suite.NAMED)}.")
     if options.output.suffix:
-        sheet(pictures, 12).save(options.output)
+        sheet(list(pictures.values()), 12).save(options.output)
     else:
         options.output.mkdir(parents=True, exist_ok=True)
-        for seed, picture in enumerate(pictures, first):
-            picture.save(options.output / f"{seed}.png")
+        for name, picture in pictures.items():
+            picture.save(options.output / f"{name}.png")
+    for name, drawing in drawings.items():
+        print(f"{name}\t{captions.full_caption(drawing)}")
 
 
 def words(arguments: Sequence[str]) -> None:
@@ -83,8 +96,19 @@ def train_vae(arguments: Sequence[str]) -> None:
     watch.follow(train(_parse(VaeOptions, "train-vae", arguments)))
 
 
+def train_text(arguments: Sequence[str]) -> None:
+    """Teach the text encoder to read."""
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.toybox.train_text import TextOptions
+    from pseudoword.toybox.train_text import train_text as train
+
+    watch.follow(train(_parse(TextOptions, "train-text", arguments)))
+
+
 def train_base(arguments: Sequence[str]) -> None:
-    """Train the text encoder and the UNet."""
+    """Train the UNet, and the text encoder with it."""
     from pseudoword import watch
 
     watch.show_messages()
@@ -166,32 +190,13 @@ def _learned(options: Score, judge: Judge) -> list[WordScore]:
     scores: list[WordScore] = []
     for subject in suite.SUBJECTS:
         if options.half in ("all", subject.half):
-            folder = options.words / subject.name.replace(" ", "-")
-            for _ in train(_recipe(options, subject, folder)):
+            folder = options.words / subject.name
+            settings = {"base": str(options.base), "steps": options.steps, "learning_rate": options.learning_rate}
+            for _ in train(suite.recipe(subject, folder, TOKEN, **settings)):
                 pass
-            scores.append(word_score(family, Concept.load(folder / "run"), subject, judge, singles))
+            scores.append(word_score(family, Concept.load(folder), subject, judge, singles))
             print(scores[-1].line, flush=True)
     return scores
-
-
-def _recipe(options: Score, subject: Subject, folder: Path) -> Recipe:
-    """Write a subject's pictures, and return the recipe of a plain run on them."""
-    from pseudoword.methods.classic import ClassicOptions
-    from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
-    from pseudoword.toybox import suite
-
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(suite.pictures(subject)):
-        picture.save(folder / "pictures" / f"{i}.png")
-    what = "style" if subject.kind == "style" else "object"
-    return Recipe(
-        concepts=(ConceptRecipe("<word>", str(folder / "pictures"), subject.initializer, what),),
-        base=BaseModel(str(options.base)),
-        method=ClassicOptions(),
-        training=Training(seed=0, batch_size=4),
-        schedule=Schedule(steps=str(options.steps), learning_rate=options.learning_rate, lr_warmup_steps=10),
-        output=Output(folder=str(folder / "run"), save_steps=options.steps, checkpointing_steps=options.steps),
-    )
 
 
 def machine() -> dict[str, str | int]:
@@ -214,7 +219,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "render": (render, "draw pictures of the world, and say what is on each"),
     "words": (words, "print the words that the model knows"),
     "train-vae": (train_vae, "train the autoencoder"),
-    "train-base": (train_base, "train the text encoder and the UNet"),
+    "train-text": (train_text, "teach the text encoder to read captions"),
+    "train-base": (train_base, "train the UNet, and the text encoder with it"),
     "train-oracle": (train_oracle, "train the oracle, which reads a picture's attributes"),
     "score": (score, "measure how well a base keeps and draws the world"),
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import numpy as np
 
 from pseudoword.data.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES
-from pseudoword.toybox.world import COLOURS, STYLES, Drawing, Thing, pick
+from pseudoword.toybox.world import COLOURS, SIZES, STYLES, Drawing, Thing, pick
 
 PLACES = {
     **{colour: f"on a {colour} background" for colour in COLOURS},
@@ -21,6 +22,8 @@ PLACES = {
     "snow": "in the snow",
 }
 """How a caption says what is behind the objects."""
+NAME, MANNER = "<name>", "<manner>"
+"""What captions of the training say where an object or its style is called by a name: see `names`."""
 STROKES = {"striped": "stripes", "dotted": "dots", "checkered": "checks"}
 GENERIC = ("thing", "object", "toy")
 """Nouns for any object, and the only ones for an object without a word."""
@@ -53,30 +56,37 @@ def full_caption(drawing: Drawing) -> str:
     return _articles(f"a painting of a {said}{named}")
 
 
-def caption(drawing: Drawing, rng: np.random.Generator, keep: float) -> str:
-    """Say what is drawn, each attribute with probability `keep`; what goes unsaid may be anything."""
-    return _articles(_caption(drawing, rng, keep))
+def caption(drawing: Drawing, rng: np.random.Generator, keep: float, named: Collection[str] = ()) -> str:
+    """Say what is drawn, each attribute with probability `keep`; what goes unsaid may be anything.
+
+    With `NAME` in `named` the first object has that for its noun and all its colours, with `MANNER` so has the style.
+    """
+    return _articles(_caption(drawing, rng, keep, named))
 
 
 def _articles(text: str) -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
-def _caption(drawing: Drawing, rng: np.random.Generator, keep: float) -> str:
+def _caption(drawing: Drawing, rng: np.random.Generator, keep: float, named: Collection[str]) -> str:
     nouns = [noun(thing, bool(drawing.relation), rng, keep) for thing in drawing.things]
+    if NAME in named:
+        small_or_large = [word for word in nouns[0].split()[:1] if word in SIZES]
+        nouns[0] = " ".join([*small_or_large, NAME])
+    style = MANNER if MANNER in named else drawing.style
     said = _objects(drawing, nouns)
     if rng.random() < keep:
         said += f" {PLACES[drawing.background]}"
     if drawing.style == "photo":
         return _template(drawing, (*OBJECT_TEMPLATES, *BARE), rng).format(said)
-    if drawing.style not in STYLES or rng.random() > 0.4 + 0.6 * keep:
+    if style not in (*STYLES, MANNER) or rng.random() > 0.4 + 0.6 * keep:
         return pick(rng, PAINTED).format(said)
     form = rng.random()
     if form > 0.5 + 0.5 * keep:
-        return _template(drawing, STYLE_TEMPLATES, rng).format(drawing.style)
+        return _template(drawing, STYLE_TEMPLATES, rng).format(style)
     if form < 0.15:
-        return f"a {drawing.style} painting of a {said}"
-    return f"{pick(rng, PAINTED).format(said)} in the style of {drawing.style}"
+        return f"a {style} painting of a {said}"
+    return f"{pick(rng, PAINTED).format(said)} in the style of {style}"
 
 
 def _template(drawing: Drawing, templates: tuple[str, ...], rng: np.random.Generator) -> str:

@@ -20,16 +20,22 @@ def orthogonal(
 ) -> Float[Tensor, "count rows columns"]:
     """Bring the singular values of matrices near 1, leaving their directions.
 
-    In bfloat16, as its authors do; that also costs a CPU that has it less than half.
+    Each iteration multiplies by a polynomial of the Gram matrix, and so does all that follows to that itself: only Gram
+    matrices are iterated, which for a convolution's long rows takes two fifths of the multiplications.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT.bfloat16() if tall else matrices.bfloat16()
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    wide = matrices.mT if tall else matrices
+    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = wide @ wide.mT
+    unit = torch.eye(gram.shape[1], device=gram.device, dtype=gram.dtype).expand_as(gram)
+    product = unit
     for _ in range(iterations):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrices.dtype)
+        factor = torch.baddbmm(a * unit + b * gram, gram, gram, alpha=c)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    made = product @ wide
+    return made.mT if tall else made
 
 
 class Muon(torch.optim.Optimizer):

@@ -1,4 +1,4 @@
-"""Train the toybox's text encoder and UNet together from nothing, for `pseudoword toybox train-base`."""
+"""Train the toybox's UNet, and with it the text encoder that can read, for `pseudoword toybox train-base`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ import torch
 import tyro
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from jaxtyping import Float16, Int64
+from jaxtyping import Float16
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pseudoword.progress import Progress
 from pseudoword.toybox import captions, world
 from pseudoword.toybox.base import Base, Sizes, sample, scheduler, text_encoder, tokenizer, unet, write
 from pseudoword.toybox.cache import HELD_OUT, training_pictures
+from pseudoword.toybox.names import Names, with_names
 from pseudoword.toybox.render import render
 from pseudoword.toybox.sheet import sheet
+from pseudoword.toybox.train_text import FILE as TEXT
+from pseudoword.toybox.train_text import encode, spoken_of, token_ids
 from pseudoword.toybox.train_vae import to_tensor
-from pseudoword.toybox.trainer import Rate, Trainer, device, draws
-from pseudoword.toybox.words import POSITIONS
+from pseudoword.toybox.trainer import Rate, Trainer, device, draws, precision
+from pseudoword.toybox.world import Drawing
 
 log = logging.getLogger(__name__)
 
 EMPTY = 0.1
 """Share of captions left empty, for guidance."""
-SHORT = 32
-"""Tokens that hold every caption of the world; all 77 positions are trained at every eighth step and at the end."""
+FULL_EVERY = 8
+"""Steps from one that fills all 77 positions, as in use, to the next; others have what the longest caption needs."""
 MIN_SNR = 5.0
 """Hang et al. 2023, arXiv 2303.09556: the weight of a step is min(SNR, 5) / SNR where noise is predicted."""
 
@@ -43,7 +47,7 @@ class BaseOptions:
     """How the base model is made and trained; run again with another length to go on, or to end sooner."""
 
     folder: Path = Path(".training")
-    """Where pictures, the autoencoder (`vae/`), checkpoints and the result (`base/`) are kept."""
+    """Where pictures, the autoencoder (`vae/`), the text encoder, checkpoints and the result (`base/`) are kept."""
     pictures: int = 100_000
     """How many pictures are drawn ahead."""
     seed: int = 0
@@ -82,14 +86,13 @@ def latents(options: BaseOptions, vae: Any, where: torch.device) -> Float16[np.n
     return np.load(path)
 
 
-def batch_captions(options: BaseOptions, seeds: np.ndarray, step: int, rng: np.random.Generator) -> list[str]:
+def batch_captions(options: BaseOptions, drawings: list[Drawing], step: int, rng: np.random.Generator) -> list[str]:
     """Say what is on each picture of a batch: everything at first, less later, and now and then nothing."""
     early = max(0.0, 1 - step / options.whole)
     said: list[str] = []
-    for seed in seeds:
+    for drawing in drawings:
         kind = rng.random(2)
-        keep = 1.0 if kind[0] < 0.5 + 0.4 * early else 0.75
-        text = captions.caption(world.training_drawing(int(seed)), rng, keep)
+        text = spoken_of(drawing, rng, 1.0 if kind[0] < 0.5 + 0.4 * early else 0.75)
         said.append("" if kind[1] < EMPTY else text)
     return said
 
@@ -104,32 +107,47 @@ def quick_attention(text: CLIPTextModel, denoiser: UNet2DConditionModel) -> None
     denoiser.set_attn_processor(AttnProcessor())
 
 
-def token_ids(words: CLIPTokenizer, texts: list[str], length: int) -> Int64[Tensor, "batch tokens"]:
-    """Tokenise as the pipeline does, to a length that all texts share."""
-    return torch.tensor(words(texts, padding="max_length", truncation=True, max_length=length).input_ids)
+@dataclass(frozen=True)
+class Parts:
+    """What is trained together: the base, and the names that only training knows."""
+
+    base: Base
+    names: Names
+    words: CLIPTokenizer
+    """The base's tokenizer, with the two words that stand for names."""
+
+
+def begin(options: BaseOptions, latent_channels: int, side: int, vae: Any, where: torch.device) -> Parts:
+    """Return a UNet with random weights, and the text encoder and names that `train-text` left."""
+    words = tokenizer(options.folder / "tokenizer")
+    torch.manual_seed(options.seed)
+    text: Any = text_encoder(options.sizes, words)
+    names = Names(options.sizes.text_width)
+    nn.ModuleDict({"text_encoder": text, "names": names}).load_state_dict(load_file(options.folder / TEXT))
+    denoiser: Any = unet(options.sizes, latent_channels, side)
+    quick_attention(text, denoiser)
+    for module in (text, names, denoiser):
+        module.to(where)
+    denoiser.to(memory_format=torch.channels_last)
+    both = with_names(tokenizer(options.folder / "tokenizer"))
+    return Parts(Base(words, text, vae, denoiser, scheduler()), names, both)
 
 
 def train_base(options: BaseOptions) -> Iterator[Progress]:
-    """Train text encoder and UNet, and write the base in diffusers layout to `base/` in the folder."""
+    """Train UNet, text encoder and names, and write the base in diffusers layout to `base/` in the folder."""
     where = device()
     loaded: Any = AutoencoderKL.from_pretrained(options.folder / "vae")
     vae = loaded.to(where)
     known = latents(options, vae, where)
-    words = tokenizer(options.folder / "tokenizer")
-    torch.manual_seed(options.seed)
-    text: Any = text_encoder(options.sizes, words)
-    denoiser: Any = unet(options.sizes, known.shape[1], known.shape[2])
-    text.to(where)
-    denoiser.to(where, memory_format=torch.channels_last)
-    base = Base(words, text, vae, denoiser, scheduler())
-    quick_attention(text, denoiser)
-    trained = replace(base, unet=torch.compile(denoiser), text_encoder=torch.compile(text)) if options.compile else base
-    rate = Rate(options.learning_rate, 500, options.steps, options.decay)
-    trainer = Trainer({"unet": denoiser, "text_encoder": text}, rate)
+    parts = begin(options, known.shape[1], known.shape[2], vae, where)
+    base = parts.base
+    compiled = replace(base, unet=torch.compile(base.unet)) if options.compile else base
+    rate = Rate(options.learning_rate, 300, options.steps, options.decay)
+    trainer = Trainer({"unet": base.unet, "text_encoder": base.text_encoder, "names": parts.names}, rate)
     checkpoint = options.folder / "base.checkpoint"
     trainer.resume(checkpoint)
     while trainer.step < options.steps:
-        loss = _loss(options, trained, known, trainer.step, where)
+        loss = _loss(options, replace(parts, base=compiled), known, trainer.step, where)
         trainer.update(loss)
         if trainer.step % options.sheet_every == 0 or trainer.step == options.steps:
             with trainer.averaged():
@@ -138,21 +156,24 @@ def train_base(options: BaseOptions) -> Iterator[Progress]:
         yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
 
 
-def _loss(options: BaseOptions, base: Base, known: np.ndarray, step: int, where: torch.device) -> Tensor:
+def _loss(options: BaseOptions, parts: Parts, known: np.ndarray, step: int, where: torch.device) -> Tensor:
     """Return the loss of a step: the noise's squared error, weighted by the signal in each picture's timestep."""
     rng = draws(options.seed, step, 1)
     size = options.batch_size
     chosen = rng.integers(len(known), size=size)
-    said = batch_captions(options, chosen, step, rng)
-    full = step % 8 == 0 or step >= options.steps - options.decay
-    ids = token_ids(base.tokenizer, said, POSITIONS if full else SHORT).to(where)
+    drawings = [world.training_drawing(int(seed)) for seed in chosen]
+    said = batch_captions(options, drawings, step, rng)
+    ids = token_ids(parts.words, said, full=step % FULL_EVERY == 0)
     # One timestep from each of `size` equal stretches: a batch's loss then hardly depends on which it drew.
     timesteps = torch.from_numpy((np.arange(size) + rng.random(size)) / size * 1000).long().to(where)
     clean = torch.from_numpy(known[chosen]).to(where).float()
     noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)).to(where)
+    base = parts.base
     noised = base.scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(where.type, torch.bfloat16):
-        predicted = base.unet(noised, timesteps, base.text_encoder(ids)[0]).sample.float()
+    dtype = precision(where)
+    with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+        heard = encode(base.text_encoder, parts.names, drawings, ids)[0]
+        predicted = base.unet(noised, timesteps, heard).sample.float()
     signal = base.scheduler.alphas_cumprod.to(where)[timesteps]
     weight = (MIN_SNR * (1 - signal) / signal).clamp(max=1.0)
     return ((predicted - noise).square().mean(dim=(1, 2, 3)) * weight).mean()

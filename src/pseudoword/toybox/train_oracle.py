@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from jaxtyping import UInt8
 from torch import Tensor
 
 from pseudoword.progress import Progress
@@ -70,8 +72,8 @@ def twin(drawing: Drawing, rng: np.random.Generator) -> Drawing:
 
 
 def worn(pictures: Tensor, vae: Any, rng: np.random.Generator) -> Tensor:
-    """Blur, speckle and tint pictures, and send half through the autoencoder, with more or less noise on latents."""
-    count = len(pictures) // 2
+    """Blur, speckle and tint pictures, and send a quarter through the autoencoder, some with noise on the latents."""
+    count = len(pictures) // 4
     chosen = torch.from_numpy(rng.permutation(len(pictures))[:count])
     with torch.no_grad():
         latents = vae.encode(pictures[chosen]).latent_dist.mean
@@ -119,20 +121,29 @@ def train_oracle(options: OracleOptions) -> Iterator[Progress]:
     trainer = Trainer({"oracle": oracle}, rate)
     checkpoint = options.folder / "oracle.checkpoint"
     trainer.resume(checkpoint)
-    while trainer.step < options.steps:
-        rng = draws(options.seed, trainer.step, 2)
-        first = [oracle_drawing(rng) for _ in range(options.batch_size)]
-        drawings = [*first, *(twin(drawing, rng) for drawing in first)]
-        start = SEEDS + trainer.step * len(drawings)
-        pictures = np.stack([render(drawing, start + i) for i, drawing in enumerate(drawings)])
-        logits, embeddings = oracle(worn(to_tensor(pictures, where), vae, rng))
-        loss = attribute_loss(logits, drawings) + 0.1 * similarity_loss(embeddings)
-        trainer.update(loss)
-        yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+    with ThreadPoolExecutor(1) as drawer:  # the next batch is drawn while this one is learned from
+        coming = drawer.submit(_drawn, options, trainer.step)
+        while trainer.step < options.steps:
+            drawings, pictures = coming.result()
+            coming = drawer.submit(_drawn, options, trainer.step + 1)
+            rng = draws(options.seed, trainer.step, 3)
+            logits, embeddings = oracle(worn(to_tensor(pictures, where), vae, rng))
+            loss = attribute_loss(logits, drawings) + 0.1 * similarity_loss(embeddings)
+            trainer.update(loss)
+            yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
     with trainer.averaged():
         save(oracle, options.folder / "oracle.safetensors")
         for name, shares in examine(oracle, vae, where).items():
             log.info("%s: %s", name, ", ".join(f"{attribute} {share:.1%}" for attribute, share in shares.items()))
+
+
+def _drawn(options: OracleOptions, step: int) -> tuple[list[Drawing], UInt8[np.ndarray, "batch 64 64 3"]]:
+    """Return the drawings of a step, each with its twin half a batch on, and their pictures."""
+    rng = draws(options.seed, step, 2)
+    first = [oracle_drawing(rng) for _ in range(options.batch_size)]
+    drawings = [*first, *(twin(drawing, rng) for drawing in first)]
+    start = SEEDS + step * len(drawings)
+    return drawings, np.stack([render(drawing, start + i) for i, drawing in enumerate(drawings)])
 
 
 def examine(oracle: Oracle, vae: Any, where: torch.device, count: int = 1000) -> dict[str, dict[str, float]]:

@@ -53,6 +53,13 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def precision(where: torch.device) -> torch.dtype:
+    """Return bfloat16 where the hardware computes in it; on other processors it is a hundred times slower."""
+    if where.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
 def _by_kind(modules: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Part the inner weights, which Muon is for, from biases, norms, embeddings, and first and last layers."""
     ends = ("conv_in", "conv_out", "quant_conv", "embedding", "head")
@@ -74,6 +81,7 @@ class Trainer:
             torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
         ]
         self.step = 0
+        self.seconds = 0.0
         self._losses: deque[float] = deque(maxlen=EVERY_STEPS)
         self._began = time.perf_counter()
         self._saved = time.monotonic()
@@ -95,10 +103,12 @@ class Trainer:
     def progress(self, loss: Tensor, saved: tuple[Path, ...] = ()) -> Progress:
         """Return the report of the step just done."""
         began, self._began = self._began, time.perf_counter()
+        self.seconds += self._began - began
         rate = self.rate(self.step - 1)
         self._losses.append(loss.item())
         if self.step % EVERY_STEPS == 0:
-            log.info("step %d: mean loss %.4f", self.step, sum(self._losses) / len(self._losses))
+            mean = sum(self._losses) / len(self._losses)
+            log.info("step %d: mean loss %.4f, after %.2f hours", self.step, mean, self.seconds / 3600)
         return Progress(self.step, self.rate.steps, {"toybox": self._losses[-1]}, rate, self._began - began, saved)
 
     @contextmanager
@@ -123,6 +133,7 @@ class Trainer:
         """Keep everything that the next step depends on; the file is whole or not there."""
         state = {
             "step": self.step,
+            "seconds": self.seconds,
             "modules": self.modules.state_dict(),
             "average": self.average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -147,5 +158,5 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.average = state["average"]
-        self.step = state["step"]
+        self.step, self.seconds = state["step"], state["seconds"]
         log.info("Going on from step %d of %s", self.step, path)
