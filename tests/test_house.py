@@ -50,6 +50,7 @@ NEED_TORCH = (
     "engines/torch_engine.py",
     "toybox/base.py",
     "toybox/muon.py",
+    "toybox/names.py",
     "toybox/oracle.py",
     "toybox/trainer.py",
     "generate.py",

@@ -1,4 +1,4 @@
-"""The toybox: a small base model that ships with the package, and pictures of concepts to try it on."""
+"""The toybox: a small base model that ships with the package, the drawn world it was trained on, and its oracle."""
 
 from __future__ import annotations
 
@@ -7,5 +7,3 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BASES = {"toybox": HERE / "model"}
 """Names of base models inside the package, and their folders."""
-PICTURES = HERE / "pictures"
-"""A folder of example pictures for each concept."""

@@ -28,12 +28,12 @@ def orthogonal(
     wide = matrices.mT if tall else matrices
     wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     gram = wide @ wide.mT
-    unit = torch.eye(gram.shape[1], device=gram.device, dtype=gram.dtype).expand_as(gram)
-    product = unit
-    for _ in range(iterations):
+    unit = torch.eye(gram.shape[1], device=gram.device, dtype=gram.dtype)
+    product = factor = torch.baddbmm(a * unit + b * gram, gram, gram, alpha=c)
+    for _ in range(iterations - 1):
+        gram = factor @ gram @ factor
         factor = torch.baddbmm(a * unit + b * gram, gram, gram, alpha=c)
         product = factor @ product
-        gram = factor @ gram @ factor
     made = product @ wide
     return made.mT if tall else made
 

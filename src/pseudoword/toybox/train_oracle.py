@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ def twin(drawing: Drawing, rng: np.random.Generator) -> Drawing:
 
 
 def worn(pictures: Tensor, vae: Any, rng: np.random.Generator) -> Tensor:
-    """Blur, speckle and tint pictures, and send a quarter through the autoencoder, some with noise on the latents."""
-    count = len(pictures) // 4
+    """Blur, speckle and tint pictures, and send an eighth through the autoencoder, some with noise on the latents."""
+    count = max(len(pictures) // 8, 1)
     chosen = torch.from_numpy(rng.permutation(len(pictures))[:count])
     with torch.no_grad():
         latents = vae.encode(pictures[chosen]).latent_dist.mean
@@ -121,7 +122,8 @@ def train_oracle(options: OracleOptions) -> Iterator[Progress]:
     trainer = Trainer({"oracle": oracle}, rate)
     checkpoint = options.folder / "oracle.checkpoint"
     trainer.resume(checkpoint)
-    with ThreadPoolExecutor(1) as drawer:  # the next batch is drawn while this one is learned from
+    # The next batch is drawn by another process while this one is learned from.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as drawer:
         coming = drawer.submit(_drawn, options, trainer.step)
         while trainer.step < options.steps:
             drawings, pictures = coming.result()
