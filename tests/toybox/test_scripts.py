@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pseudoword.errors import RecipeError
 from pseudoword.toybox import captions, suite, world
 from pseudoword.toybox.base import Sizes, text_encoder, tokenizer
 from pseudoword.toybox.captions import MANNER, NAME
@@ -31,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     list(train_vae(vae_options(folder)))
     list(train_text(text_options(folder)))
     list(train_base(base_options(folder)))
-    list(train_oracle(OracleOptions(folder, steps=2, batch_size=4)))
+    list(train_oracle(OracleOptions(folder, pictures=8, pairs=6, steps=2, batch_size=4)))
     return folder
 
 
@@ -161,6 +162,16 @@ def test_a_longer_run_goes_on_from_the_checkpoint(trained: Path):
     steps = [p.step for p in train_base(replace(base_options(trained), steps=5))]
     assert steps == [4, 5]
     assert (trained / "samples-000005.png").exists()
+
+
+def test_a_stage_asks_for_those_before_it(tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"vae' yet: pseudoword toybox train-vae makes it\.$"):
+        next(train_base(base_options(tmp_path)))
+    with pytest.raises(RecipeError, match=r"train-vae"):
+        next(train_oracle(OracleOptions(tmp_path)))
+    list(train_vae(vae_options(tmp_path)))
+    with pytest.raises(RecipeError, match=r"text.safetensors' yet: pseudoword toybox train-text makes it\.$"):
+        next(train_base(base_options(tmp_path)))
 
 
 def test_captions_of_a_batch_are_a_function_of_its_step():

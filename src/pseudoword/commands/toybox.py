@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
 import tyro
 
@@ -37,7 +38,7 @@ class Render:
     """Seed of the first; the next has the seed after."""
     held_out: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Draw pairings that training never shows."""
-    concept: str | None = None
+    concept: Optional[str] = None
     """Draw the pictures of a concept of the suite instead, to learn a word from: goldfish, old-key, comic, …"""
 
 
@@ -133,10 +134,10 @@ def train_oracle(arguments: Sequence[str]) -> None:
 class Score:
     """Measure how well a base keeps and draws the world, and learns words for it, against the goals."""
 
-    base: Path = Path(".training/base")
-    """Folder of the base, in diffusers layout."""
-    oracle: Path = Path(".training/oracle.safetensors")
-    """The oracle's weights."""
+    base: str = "toybox"
+    """Folder of the base, in diffusers layout, or 'toybox', the one inside this package."""
+    oracle: Optional[Path] = None
+    """The oracle's weights; those inside this package if not given."""
     count: int = 500
     """Held-out captions that are drawn."""
     half: Literal["none", "tuning", "reporting", "all"] = "none"
@@ -157,11 +158,13 @@ def score(arguments: Sequence[str]) -> None:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword.toybox import oracle
+    from pseudoword.toybox import BASES, oracle
     from pseudoword.toybox.score import score_base
+    from pseudoword.toybox.trainer import made_before
 
-    judge = oracle.load(options.oracle)
-    goals = score_base(options.base, judge, options.count)
+    base = made_before(BASES.get(options.base, Path(options.base)), "train-base")
+    judge = oracle.load(made_before(options.oracle or oracle.FILE, "train-oracle"))
+    goals = score_base(base, judge, options.count)
     scores = _learned(options, judge) if options.half != "none" else []
     if scores:
         from pseudoword.evaluate.suite_score import goals_of_words
@@ -172,7 +175,8 @@ def score(arguments: Sequence[str]) -> None:
         sign, verdict = "≤" if goal.most else "≥", "reached" if goal.reached else "missed"
         print(f"{goal.what:<{width}}  {goal.value:7.2f} {goal.unit:<8} goal {sign} {goal.goal:g}  {verdict}")
     rows = [{**asdict(goal), "reached": goal.reached} for goal in goals]
-    told = {**machine(), "goals": rows, "words": [asdict(score) for score in scores]}
+    command = shlex.join(["pseudoword", "toybox", "score", *arguments])
+    told = {"command": command, **machine(), "goals": rows, "words": [asdict(score) for score in scores]}
     options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
@@ -185,13 +189,13 @@ def _learned(options: Score, judge: Judge) -> list[WordScore]:
     from pseudoword.toybox import suite
     from pseudoword.training import train
 
-    family = generate.load(BaseModel(str(options.base)))
+    family = generate.load(BaseModel(options.base))
     singles = single_words(family, judge)
     scores: list[WordScore] = []
     for subject in suite.SUBJECTS:
         if options.half in ("all", subject.half):
             folder = options.words / subject.name
-            settings = {"base": str(options.base), "steps": options.steps, "learning_rate": options.learning_rate}
+            settings = {"base": options.base, "steps": options.steps, "learning_rate": options.learning_rate}
             for _ in train(suite.recipe(subject, folder, TOKEN, **settings)):
                 pass
             scores.append(word_score(family, Concept.load(folder), subject, judge, singles))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +17,31 @@ HELD_OUT = 1 << 40
 """Seeds from here on are of held-out drawings."""
 
 
-def training_pictures(folder: Path, count: int) -> UInt8[np.ndarray, "count 64 64 3"]:
-    """Return the pictures of seeds 0 to `count`, drawn if they are not there yet."""
-    path = folder / f"pictures-{count}.npy"
+Picture = UInt8[np.ndarray, "64 64 3"]
+
+
+def drawn_ahead(path: Path, count: int, draw: Callable[[int], Picture]) -> UInt8[np.ndarray, "count 64 64 3"]:
+    """Return pictures 0 to `count` of a function from a file, drawn there first, on all cores, if it does not exist."""
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".tmp-{path.name}")
         pictures = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
-        for seed in range(count):
-            pictures[seed] = render(training_drawing(seed), seed)
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as drawers:
+            for i, picture in enumerate(drawers.map(draw, range(count), chunksize=200)):
+                pictures[i] = picture
         pictures.flush()
         temporary.replace(path)
     return np.load(path, mmap_mode="r")
+
+
+def training_picture(seed: int) -> Picture:
+    """Draw the picture that stands for a seed in training."""
+    return render(training_drawing(seed), seed)
+
+
+def training_pictures(folder: Path, count: int) -> UInt8[np.ndarray, "count 64 64 3"]:
+    """Return the pictures of seeds 0 to `count`, drawn if they are not there yet."""
+    return drawn_ahead(folder / f"pictures-{count}.npy", count, training_picture)
 
 
 def held_out_pictures(count: int) -> UInt8[np.ndarray, "count 64 64 3"]:

@@ -35,7 +35,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 """What the oracle reads, and the values each attribute can have."""
 EMBEDDING = 64
-WIDTHS = (24, 40, 64, 96)
+WIDTHS = (32, 48, 80, 112)
 FILE = Path(__file__).parent / "oracle" / "oracle.safetensors"
 
 Reading = dict[str, tuple[str, float]]

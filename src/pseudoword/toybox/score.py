@@ -20,7 +20,7 @@ from pseudoword.toybox.cache import HELD_OUT
 from pseudoword.toybox.captions import full_caption
 from pseudoword.toybox.oracle import Judge, agreement
 from pseudoword.toybox.render import render
-from pseudoword.toybox.train_vae import psnr, round_trip, to_tensor
+from pseudoword.toybox.train_vae import psnr, round_trip, to_pixels, to_tensor
 from pseudoword.toybox.world import Drawing
 
 DRAWN = ("shape", "colour", "background", "style")
@@ -60,9 +60,8 @@ def vae_and_oracle(vae: Any, judge: Judge, count: int) -> list[Goal]:
     """Measure the round trip, and the oracle before and after it."""
     drawings, pictures = held_out(count)
     true = to_tensor(pictures, torch.device("cpu"))
-    made = round_trip(vae, true).clamp(-1, 1)
-    again = ((made + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    before, after = (agreement(judge.read(p), drawings) for p in (pictures, again))
+    made = round_trip(vae, true)
+    before, after = (agreement(judge.read(p), drawings) for p in (pictures, to_pixels(made)))
     one = {name for name in before if "other" not in name}
     drop = sum(before[name] - after[name] for name in one) / len(one)
     return [

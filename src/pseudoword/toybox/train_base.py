@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float16
@@ -29,7 +28,7 @@ from pseudoword.toybox.sheet import sheet
 from pseudoword.toybox.train_text import FILE as TEXT
 from pseudoword.toybox.train_text import encode, spoken_of, token_ids
 from pseudoword.toybox.train_vae import to_tensor
-from pseudoword.toybox.trainer import Rate, Trainer, device, draws, precision
+from pseudoword.toybox.trainer import Rate, Trainer, device, draws, made_before, precision
 from pseudoword.toybox.world import Drawing
 
 log = logging.getLogger(__name__)
@@ -64,8 +63,6 @@ class BaseOptions:
     """Steps in which captions leave out little; after them, half of the captions leave out things at random."""
     sheet_every: int = 2000
     """Steps between sheets of samples; the base as it is then is written as well."""
-    compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Compile both models first, which takes minutes and a C++ compiler; each step then takes a quarter less."""
     sizes: Sizes = field(default_factory=Sizes)
 
 
@@ -100,8 +97,8 @@ def batch_captions(options: BaseOptions, drawings: list[Drawing], step: int, rng
 def quick_attention(text: CLIPTextModel, denoiser: UNet2DConditionModel) -> None:
     """Train with attention as products and a softmax.
 
-    In bfloat16 on a CPU the backward of torch's fused attention takes several times as long, and with it a whole step
-    1.8 times as long; at these sizes an accelerator does not mind.
+    On a CPU the backward of torch's fused attention is slower at these sizes: a whole step took 0.94 s with it, 0.82 s
+    without (two cores, fp32); in bfloat16 the difference is larger. An accelerator does not mind.
     """
     text.set_attn_implementation("eager")
     denoiser.set_attn_processor(AttnProcessor())
@@ -123,7 +120,9 @@ def begin(options: BaseOptions, latent_channels: int, side: int, vae: Any, where
     torch.manual_seed(options.seed)
     text: Any = text_encoder(options.sizes, words)
     names = Names(options.sizes.text_width)
-    nn.ModuleDict({"text_encoder": text, "names": names}).load_state_dict(load_file(options.folder / TEXT))
+    nn.ModuleDict({"text_encoder": text, "names": names}).load_state_dict(
+        load_file(made_before(options.folder / TEXT, "train-text"))
+    )
     denoiser: Any = unet(options.sizes, latent_channels, side)
     quick_attention(text, denoiser)
     for module in (text, names, denoiser):
@@ -136,18 +135,17 @@ def begin(options: BaseOptions, latent_channels: int, side: int, vae: Any, where
 def train_base(options: BaseOptions) -> Iterator[Progress]:
     """Train UNet, text encoder and names, and write the base in diffusers layout to `base/` in the folder."""
     where = device()
-    loaded: Any = AutoencoderKL.from_pretrained(options.folder / "vae")
+    loaded: Any = AutoencoderKL.from_pretrained(made_before(options.folder / "vae", "train-vae"))
     vae = loaded.to(where)
     known = latents(options, vae, where)
     parts = begin(options, known.shape[1], known.shape[2], vae, where)
     base = parts.base
-    compiled = replace(base, unet=torch.compile(base.unet)) if options.compile else base
     rate = Rate(options.learning_rate, 300, options.steps, options.decay)
     trainer = Trainer({"unet": base.unet, "text_encoder": base.text_encoder, "names": parts.names}, rate)
     checkpoint = options.folder / "base.checkpoint"
     trainer.resume(checkpoint)
     while trainer.step < options.steps:
-        loss = _loss(options, replace(parts, base=compiled), known, trainer.step, where)
+        loss = _loss(options, parts, known, trainer.step, where)
         trainer.update(loss)
         if trainer.step % options.sheet_every == 0 or trainer.step == options.steps:
             with trainer.averaged():

@@ -1,11 +1,9 @@
-"""Train the toybox's oracle on pictures drawn as it goes, for `pseudoword toybox train-oracle`."""
+"""Train the toybox's oracle on pictures drawn ahead, for `pseudoword toybox train-oracle`."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ from torch import Tensor
 
 from pseudoword.progress import Progress
 from pseudoword.toybox import world
-from pseudoword.toybox.cache import HELD_OUT
+from pseudoword.toybox.cache import HELD_OUT, drawn_ahead, training_pictures
 from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, save, truth
-from pseudoword.toybox.render import render
-from pseudoword.toybox.train_vae import round_trip, to_tensor
-from pseudoword.toybox.trainer import Rate, Trainer, device, draws
+from pseudoword.toybox.render import SIDE, render
+from pseudoword.toybox.train_vae import round_trip, to_pixels, to_tensor
+from pseudoword.toybox.trainer import Rate, Trainer, device, draws, made_before
 from pseudoword.toybox.world import Drawing
 
 log = logging.getLogger(__name__)
@@ -39,13 +37,17 @@ class OracleOptions:
     """How the oracle is trained."""
 
     folder: Path = Path(".training")
-    """Where the autoencoder (`vae/`), checkpoints and the result (`oracle.safetensors`) are kept."""
+    """Where pictures, the autoencoder (`vae/`), checkpoints and the result (`oracle.safetensors`) are kept."""
+    pictures: int = 60_000
+    """Pictures of the base's training, drawn ahead."""
+    pairs: int = 16_000
+    """Pairs of pictures of one object in two surroundings, drawn ahead; a third go through the autoencoder."""
     seed: int = 0
     """What batches and first weights depend on."""
-    steps: int = 6000
+    steps: int = 4500
     """Length of the run."""
-    batch_size: int = 32
-    """Objects per step; each is drawn twice, in other surroundings."""
+    batch_size: int = 16
+    """Pictures of the base's training per step, and half as many pairs again."""
     learning_rate: float = 3e-3
     """Peak of the rate; it falls to zero over the second half."""
 
@@ -72,23 +74,49 @@ def twin(drawing: Drawing, rng: np.random.Generator) -> Drawing:
     return replace(drawing, things=things, background=background, style=other.style, light=other.light)
 
 
+def pair(index: int) -> tuple[Drawing, Drawing]:
+    """Return a drawing and its twin, as they stand for an index."""
+    rng = world.generator(SEEDS + index, 0)
+    first = oracle_drawing(rng)
+    return first, twin(first, rng)
+
+
+def paired_picture(index: int) -> UInt8[np.ndarray, "64 64 3"]:
+    """Draw one of a pair: of even indices the first, of odd ones its twin."""
+    return render(pair(index // 2)[index % 2], SEEDS + index)
+
+
+def paired_pictures(options: OracleOptions, vae: Any, where: torch.device) -> UInt8[np.ndarray, "pictures 64 64 3"]:
+    """Return the pictures of all pairs; every third pair has been through the autoencoder."""
+    drawn = drawn_ahead(options.folder / f"pairs-{options.pairs}.npy", 2 * options.pairs, paired_picture)
+    path = options.folder / f"pairs-worn-{options.pairs}.npy"
+    if not path.exists():
+        through = np.array([i for i in range(2 * options.pairs) if i // 2 % 3 == 0])
+        made = np.array(drawn)
+        for part in np.array_split(through, -(-len(through) // 64)):
+            rng = draws(options.seed, int(part[0]), 3)
+            made[part] = to_pixels(worn(to_tensor(drawn[part], where), vae, rng))
+        np.save(path, made)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
 def worn(pictures: Tensor, vae: Any, rng: np.random.Generator) -> Tensor:
-    """Blur, speckle and tint pictures, and send an eighth through the autoencoder, some with noise on the latents."""
-    count = max(len(pictures) // 8, 1)
-    chosen = torch.from_numpy(rng.permutation(len(pictures))[:count])
-    with torch.no_grad():
-        latents = vae.encode(pictures[chosen]).latent_dist.mean
-        spread = torch.from_numpy(rng.random((count, 1, 1, 1), dtype=np.float32) ** 2 * 0.35) * latents.std()
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
-        decoded = vae.decode(latents + spread.to(latents.device) * noise.to(latents.device)).sample
-    changed = pictures.clone()
-    changed[chosen] = decoded
+    """Send pictures through the autoencoder, with more or less noise on the latents."""
+    latents = vae.encode(pictures).latent_dist.mean
+    spread = torch.from_numpy(rng.random((len(pictures), 1, 1, 1), dtype=np.float32) ** 2 * 0.35) * latents.std().cpu()
+    noise = spread * torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+    return vae.decode(latents + noise.to(latents.device)).sample
+
+
+def roughened(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur, speckle and tint pictures."""
     if rng.random() < 0.3:
         small = int(rng.integers(28, 56))
-        changed = F.interpolate(F.interpolate(changed, size=small, mode="area"), size=64, mode="bilinear")
-    gain = torch.from_numpy(rng.uniform(0.92, 1.08, (len(pictures), 3, 1, 1)).astype(np.float32)).to(changed.device)
-    speckle = torch.from_numpy(rng.standard_normal(changed.shape, dtype=np.float32)).to(changed.device)
-    return (changed * gain + speckle * float(rng.random() ** 2 * 0.15)).clamp(-1, 1)
+        pictures = F.interpolate(F.interpolate(pictures, size=small, mode="area"), size=SIDE, mode="bilinear")
+    gain = torch.from_numpy(rng.uniform(0.92, 1.08, (len(pictures), 3, 1, 1)).astype(np.float32))
+    speckle = torch.from_numpy(rng.standard_normal(pictures.shape, dtype=np.float32)) * float(rng.random() ** 2 * 0.15)
+    return (pictures * gain.to(pictures.device) + speckle.to(pictures.device)).clamp(-1, 1)
 
 
 def attribute_loss(logits: dict[str, Tensor], drawings: list[Drawing]) -> Tensor:
@@ -114,7 +142,7 @@ def similarity_loss(embeddings: Tensor) -> Tensor:
 def train_oracle(options: OracleOptions) -> Iterator[Progress]:
     """Train the oracle and write it to `oracle.safetensors` in the folder."""
     where = device()
-    loaded: Any = AutoencoderKL.from_pretrained(options.folder / "vae")
+    loaded: Any = AutoencoderKL.from_pretrained(made_before(options.folder / "vae", "train-vae"))
     vae = loaded.to(where).eval()
     torch.manual_seed(options.seed)
     oracle = Oracle().to(where)
@@ -122,30 +150,22 @@ def train_oracle(options: OracleOptions) -> Iterator[Progress]:
     trainer = Trainer({"oracle": oracle}, rate)
     checkpoint = options.folder / "oracle.checkpoint"
     trainer.resume(checkpoint)
-    # The next batch is drawn by another process while this one is learned from.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as drawer:
-        coming = drawer.submit(_drawn, options, trainer.step)
-        while trainer.step < options.steps:
-            drawings, pictures = coming.result()
-            coming = drawer.submit(_drawn, options, trainer.step + 1)
-            rng = draws(options.seed, trainer.step, 3)
-            logits, embeddings = oracle(worn(to_tensor(pictures, where), vae, rng))
-            loss = attribute_loss(logits, drawings) + 0.1 * similarity_loss(embeddings)
-            trainer.update(loss)
-            yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+    plain, paired = training_pictures(options.folder, options.pictures), paired_pictures(options, vae, where)
+    while trainer.step < options.steps:
+        rng = draws(options.seed, trainer.step, 2)
+        seeds = rng.integers(options.pictures, size=options.batch_size)
+        pairs = rng.integers(options.pairs, size=3 * options.batch_size // 2)
+        drawings = [world.training_drawing(int(seed)) for seed in seeds]
+        drawings += [drawing for half in zip(*map(pair, pairs.tolist()), strict=True) for drawing in half]
+        pictures = np.concatenate([plain[seeds], paired[2 * pairs], paired[2 * pairs + 1]])
+        logits, embeddings = oracle(roughened(to_tensor(pictures, where), rng))
+        loss = attribute_loss(logits, drawings) + 0.1 * similarity_loss(embeddings[len(seeds) :])
+        trainer.update(loss)
+        yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
     with trainer.averaged():
         save(oracle, options.folder / "oracle.safetensors")
         for name, shares in examine(oracle, vae, where).items():
             log.info("%s: %s", name, ", ".join(f"{attribute} {share:.1%}" for attribute, share in shares.items()))
-
-
-def _drawn(options: OracleOptions, step: int) -> tuple[list[Drawing], UInt8[np.ndarray, "batch 64 64 3"]]:
-    """Return the drawings of a step, each with its twin half a batch on, and their pictures."""
-    rng = draws(options.seed, step, 2)
-    first = [oracle_drawing(rng) for _ in range(options.batch_size)]
-    drawings = [*first, *(twin(drawing, rng) for drawing in first)]
-    start = SEEDS + step * len(drawings)
-    return drawings, np.stack([render(drawing, start + i) for i, drawing in enumerate(drawings)])
 
 
 def examine(oracle: Oracle, vae: Any, where: torch.device, count: int = 1000) -> dict[str, dict[str, float]]:
@@ -154,8 +174,7 @@ def examine(oracle: Oracle, vae: Any, where: torch.device, count: int = 1000) ->
     drawings = [world.held_out_drawing(seed) for seed in seeds]
     pictures = np.stack([render(drawing, seed) for drawing, seed in zip(drawings, seeds, strict=True)])
     with torch.no_grad():
-        decoded = round_trip(vae, to_tensor(pictures, where)).clamp(-1, 1)
-    again = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        again = to_pixels(round_trip(vae, to_tensor(pictures, where)))
     judge = Judge(oracle.cpu())
     return {
         "renders": agreement(judge.read(pictures), drawings),

@@ -71,6 +71,11 @@ def to_tensor(
     return values.contiguous(memory_format=torch.channels_last)
 
 
+def to_pixels(pictures: Float[Tensor, "batch 3 side side"]) -> UInt8[np.ndarray, "batch side side 3"]:
+    """Turn what the autoencoder gives into 8-bit pictures."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
 def reconstruction_loss(made: Tensor, pictures: Tensor) -> Tensor:
     """Mean absolute error of colours and of differences between neighbours, and squared error for large misses."""
     error = made - pictures

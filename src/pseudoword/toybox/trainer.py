@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pseudoword.errors import RecipeError
 from pseudoword.progress import Progress
 from pseudoword.toybox.muon import Muon
 
@@ -41,6 +42,13 @@ class Rate:
         return (
             self.peak * min(1.0, (step + 1) / self.warmup) * (0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, left))))
         )
+
+
+def made_before(path: Path, command: str) -> Path:
+    """Return the path of what an earlier stage has made, or say which one to run."""
+    if not path.exists():
+        raise RecipeError(f"There is no {str(path)!r} yet: pseudoword toybox {command} makes it.")
+    return path
 
 
 def draws(seed: int, step: int, purpose: int) -> np.random.Generator:
