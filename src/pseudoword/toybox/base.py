@@ -32,7 +32,7 @@ class Sizes:
     """Width of the text encoder, and so of a word's row."""
     text_layers: int = 4
     """Layers of the text encoder."""
-    channels: tuple[int, ...] = (96, 128)
+    channels: tuple[int, ...] = (80, 128)
     """Width of the UNet at each resolution, from the latents' own downwards."""
     layers: int = 1
     """Residual blocks at each resolution on the way down; one more on the way up."""
@@ -146,6 +146,11 @@ def write(base: Base, folder: Path) -> None:
 
     halved = Base(base.tokenizer, half(base.text_encoder), half(base.vae), half(base.unet), base.scheduler)
     halved.pipeline().save_pretrained(folder)
-    path = folder / "text_encoder" / "config.json"
+    _change(folder / "text_encoder" / "config.json", dtype="float32")
+    _change(folder / "vae" / "config.json", _name_or_path="")  # which is where it was trained
+
+
+def _change(path: Path, **values: str) -> None:
+    """Change some of a configuration's values."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, "dtype": "float32"}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**config, **values}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -47,21 +47,21 @@ class BaseOptions:
 
     folder: Path = Path(".training")
     """Where pictures, the autoencoder (`vae/`), the text encoder, checkpoints and the result (`base/`) are kept."""
-    pictures: int = 100_000
+    pictures: int = 60_000
     """How many pictures are drawn ahead."""
     seed: int = 0
     """What batches and first weights depend on."""
-    steps: int = 60_000
+    steps: int = 5200
     """Length of the run; it may be changed while the rate has not begun to fall."""
-    decay: int = 12_000
+    decay: int = 2300
     """Steps over which the rate falls to zero at the end."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Pictures per step."""
     learning_rate: float = 2e-3
     """Rate between warm-up and decay."""
-    whole: int = 10_000
+    whole: int = 6000
     """Steps in which captions leave out little; after them, half of the captions leave out things at random."""
-    sheet_every: int = 2000
+    sheet_every: int = 1500
     """Steps between sheets of samples; the base as it is then is written as well."""
     sizes: Sizes = field(default_factory=Sizes)
 

@@ -34,7 +34,7 @@ class VaeOptions:
     """How many pictures are drawn ahead."""
     seed: int = 0
     """What batches and first weights depend on."""
-    steps: int = 6000
+    steps: int = 2200
     """Length of the run."""
     batch_size: int = 16
     """Pictures per step."""
