@@ -148,7 +148,9 @@ def test_half_precision_keeps_the_rows_in_fp32(make_recipe: MakeRecipe, tmp_path
     full, half = rows_of(tmp_path / "full"), rows_of(tmp_path / "half")
     assert half.dtype == np.float32
     assert not np.array_equal(half, half.astype(np.float16).astype(np.float32))
-    assert 0 < np.abs(full - half).max() < 0.02
+    apart = np.abs(full - half)
+    assert 0 < np.quantile(apart, 0.9) < 2e-3
+    assert apart.max() < 0.08  # where a gradient is near zero its sign may differ, and Adam goes 4 steps of 0.01 by it
 
 
 def test_a_base_saved_in_fp16_trains_and_generates(make_recipe: MakeRecipe, tmp_path: Path) -> None:
