@@ -34,6 +34,13 @@ def drawn_ahead(path: Path, count: int, draw: Callable[[int], Picture]) -> UInt8
     return np.load(path, mmap_mode="r")
 
 
+def keep(path: Path, values: np.ndarray) -> None:
+    """Write an array to a file, which is whole or not there."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    np.save(temporary, values)
+    temporary.replace(path)
+
+
 def training_picture(seed: int) -> Picture:
     """Draw the picture that stands for a seed in training."""
     return render(training_drawing(seed), seed)

@@ -7,7 +7,7 @@ are close, whatever is behind it and however it is painted.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,30 @@ def truth(drawing: Drawing) -> dict[str, str]:
     return known | {"size": first.size}
 
 
+def attribute_heads(width: int) -> nn.ModuleDict:
+    """Return a layer for each attribute, from features to logits."""
+    return nn.ModuleDict({_key(name): nn.Linear(width, len(values)) for name, values in ATTRIBUTES.items()})
+
+
+def logits_of(heads: nn.ModuleDict, features: Float[Tensor, "batch width"]) -> dict[str, Tensor]:
+    """Return each attribute's logits."""
+    return {name: heads[_key(name)](features) for name in ATTRIBUTES}
+
+
+def _key(attribute: str) -> str:
+    return attribute.replace(" ", "_")
+
+
+def readings_of(logits: Mapping[str, Tensor]) -> list[Reading]:
+    """Return for each of a batch what every attribute's logits say."""
+    readings: list[Reading] = [{} for _ in next(iter(logits.values()))]
+    for name, values in logits.items():
+        best = values.softmax(dim=1).max(dim=1)
+        for reading, value, index in zip(readings, best.values.tolist(), best.indices.tolist(), strict=True):
+            reading[name] = (ATTRIBUTES[name][index], value)
+    return readings
+
+
 class Oracle(nn.Module):
     """Convolutions down to 4×4, pooled over the whole and over each half, so that left and right stay apart."""
 
@@ -70,8 +94,7 @@ class Oracle(nn.Module):
             layers += [_Block(before, before, 1), _Block(before, width, 2)]
         self.blocks = nn.Sequential(*layers)
         self.mix = nn.Linear(6 * WIDTHS[-1], 160)
-        sizes = {name: len(values) for name, values in ATTRIBUTES.items()}
-        self.heads = nn.ModuleDict({name.replace(" ", "_"): nn.Linear(160, size) for name, size in sizes.items()})
+        self.heads = attribute_heads(160)
         self.embed_head = nn.Linear(160, EMBEDDING)
         line = torch.linspace(-1, 1, SIDE)
         self.register_buffer("where", torch.stack(torch.meshgrid(line, line, indexing="ij")), persistent=False)
@@ -88,8 +111,7 @@ class Oracle(nn.Module):
     def forward(self, pictures: Float[Tensor, "batch 3 64 64"]) -> tuple[dict[str, Tensor], Float[Tensor, "batch 64"]]:
         """Return each attribute's logits, and embeddings of length 1."""
         features = self.features(pictures)
-        logits = {name: self.heads[name.replace(" ", "_")](features) for name in ATTRIBUTES}
-        return logits, nn.functional.normalize(self.embed_head(features), dim=1)
+        return logits_of(self.heads, features), nn.functional.normalize(self.embed_head(features), dim=1)
 
 
 class _Block(nn.Module):
@@ -112,12 +134,7 @@ class Judge:
 
     def read(self, pictures: UInt8[np.ndarray, "batch 64 64 3"]) -> list[Reading]:
         """Read every attribute of every picture."""
-        readings: list[Reading] = [{} for _ in pictures]
-        for name, logits in self._run(pictures)[0].items():
-            best = logits.softmax(dim=1).max(dim=1)
-            for reading, value, index in zip(readings, best.values.tolist(), best.indices.tolist(), strict=True):
-                reading[name] = (ATTRIBUTES[name][index], value)
-        return readings
+        return readings_of(self._run(pictures)[0])
 
     def embed(self, pictures: UInt8[np.ndarray, "batch 64 64 3"]) -> Float[np.ndarray, "batch 64"]:
         """Embed pictures; the product of two embeddings is the similarity of what is on them, at most 1."""

@@ -16,10 +16,9 @@ from PIL import Image
 
 from pseudoword.toybox import world
 from pseudoword.toybox.base import sample
-from pseudoword.toybox.cache import HELD_OUT
+from pseudoword.toybox.cache import HELD_OUT, held_out_pictures
 from pseudoword.toybox.captions import full_caption
 from pseudoword.toybox.oracle import Judge, agreement
-from pseudoword.toybox.render import render
 from pseudoword.toybox.train_vae import psnr, round_trip, to_pixels, to_tensor
 from pseudoword.toybox.world import Drawing
 
@@ -50,9 +49,7 @@ def as_array(pictures: Sequence[Image.Image]) -> UInt8[np.ndarray, "batch 64 64 
 
 def held_out(count: int) -> tuple[list[Drawing], UInt8[np.ndarray, "count 64 64 3"]]:
     """Return drawings of pairings that training never shows, and their pictures."""
-    seeds = range(HELD_OUT, HELD_OUT + count)
-    drawings = [world.held_out_drawing(seed) for seed in seeds]
-    return drawings, np.stack([render(drawing, seed) for drawing, seed in zip(drawings, seeds, strict=True)])
+    return [world.held_out_drawing(seed) for seed in range(HELD_OUT, HELD_OUT + count)], held_out_pictures(count)
 
 
 @torch.no_grad()

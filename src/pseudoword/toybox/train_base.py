@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pseudoword.progress import Progress
 from pseudoword.toybox import captions, world
 from pseudoword.toybox.base import Base, Sizes, sample, scheduler, text_encoder, tokenizer, unet, write
-from pseudoword.toybox.cache import HELD_OUT, training_pictures
+from pseudoword.toybox.cache import HELD_OUT, keep, training_pictures
 from pseudoword.toybox.names import Names, with_names
 from pseudoword.toybox.render import render
 from pseudoword.toybox.sheet import sheet
@@ -77,9 +77,7 @@ def latents(options: BaseOptions, vae: Any, where: torch.device) -> Float16[np.n
                 (vae.encode(to_tensor(pictures[i : i + 200], where)).latent_dist.mean * scale).half().cpu().numpy()
                 for i in range(0, options.pictures, 200)
             ]
-        temporary = path.with_name(f".tmp-{path.name}")
-        np.save(temporary, np.concatenate(parts))
-        temporary.replace(path)
+        keep(path, np.concatenate(parts))
     return np.load(path)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pseudoword.progress import Progress
 from pseudoword.toybox import world
-from pseudoword.toybox.cache import HELD_OUT, drawn_ahead, training_pictures
+from pseudoword.toybox.cache import HELD_OUT, drawn_ahead, held_out_pictures, keep, training_pictures
 from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, save, truth
 from pseudoword.toybox.render import SIDE, render
 from pseudoword.toybox.train_vae import round_trip, to_pixels, to_tensor
@@ -88,15 +88,15 @@ def paired_picture(index: int) -> UInt8[np.ndarray, "64 64 3"]:
 
 def paired_pictures(options: OracleOptions, vae: Any, where: torch.device) -> UInt8[np.ndarray, "pictures 64 64 3"]:
     """Return the pictures of all pairs; every third pair has been through the autoencoder."""
-    drawn = drawn_ahead(options.folder / f"pairs-{options.pairs}.npy", 2 * options.pairs, paired_picture)
     path = options.folder / f"pairs-worn-{options.pairs}.npy"
     if not path.exists():
+        drawn = drawn_ahead(options.folder / f"pairs-{options.pairs}.npy", 2 * options.pairs, paired_picture)
         through = np.array([i for i in range(2 * options.pairs) if i // 2 % 3 == 0])
         made = np.array(drawn)
         for part in np.array_split(through, -(-len(through) // 64)):
             rng = draws(options.seed, int(part[0]), 3)
             made[part] = to_pixels(worn(to_tensor(drawn[part], where), vae, rng))
-        np.save(path, made)
+        keep(path, made)
     return np.load(path, mmap_mode="r")
 
 
@@ -170,9 +170,8 @@ def train_oracle(options: OracleOptions) -> Iterator[Progress]:
 
 def examine(oracle: Oracle, vae: Any, where: torch.device, count: int = 1000) -> dict[str, dict[str, float]]:
     """Return the share of attributes read right, on held-out renders and on their round trips."""
-    seeds = range(HELD_OUT, HELD_OUT + count)
-    drawings = [world.held_out_drawing(seed) for seed in seeds]
-    pictures = np.stack([render(drawing, seed) for drawing, seed in zip(drawings, seeds, strict=True)])
+    drawings = [world.held_out_drawing(seed) for seed in range(HELD_OUT, HELD_OUT + count)]
+    pictures = held_out_pictures(count)
     with torch.no_grad():
         again = to_pixels(round_trip(vae, to_tensor(pictures, where)))
     judge = Judge(oracle.cpu())

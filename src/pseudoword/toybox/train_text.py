@@ -24,7 +24,7 @@ from pseudoword.progress import Progress
 from pseudoword.toybox import captions, world
 from pseudoword.toybox.base import Sizes, text_encoder, tokenizer
 from pseudoword.toybox.names import Names, point_at_names, with_names
-from pseudoword.toybox.oracle import ATTRIBUTES, truth
+from pseudoword.toybox.oracle import agreement, attribute_heads, logits_of, readings_of
 from pseudoword.toybox.train_oracle import attribute_loss
 from pseudoword.toybox.trainer import Rate, Trainer, device, draws
 from pseudoword.toybox.words import POSITIONS
@@ -61,15 +61,11 @@ class Reader(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict({_key(name): nn.Linear(width, len(values)) for name, values in ATTRIBUTES.items()})
+        self.heads = attribute_heads(width)
 
     def forward(self, pooled: Float[Tensor, "batch width"]) -> dict[str, Tensor]:
         """Return each attribute's logits."""
-        return {name: self.heads[_key(name)](pooled) for name in ATTRIBUTES}
-
-
-def _key(attribute: str) -> str:
-    return attribute.replace(" ", "_")
+        return logits_of(self.heads, pooled)
 
 
 def spoken_of(drawing: Drawing, rng: np.random.Generator, keep: float) -> str:
@@ -122,7 +118,10 @@ def train_text(options: TextOptions) -> Iterator[Progress]:
         state = {f"{part}.{n}": v for part, module in modules.items() for n, v in module.state_dict().items()}
         save_file({name: value.cpu().contiguous() for name, value in state.items()}, options.folder / FILE)
         logits, drawings = _read(trainer, words, draws(options.seed, options.steps, 4), 1000)
-        for name, right in _shares(logits, drawings).items():
+        worded = [i for i, d in enumerate(drawings) if not d.nameless and d.style in world.STYLES]
+        readings = readings_of(logits)
+        shares = agreement([readings[i] for i in worded], [drawings[i] for i in worded])
+        for name, right in shares.items():
             log.info("read from captions that say all: %s %.1f%%", name, 100 * right)
 
 
@@ -137,14 +136,3 @@ def _read(
     ids = token_ids(words, said, full=False)
     assert isinstance(names, Names)
     return reader(encode(text, names, drawings, ids).pooler_output), drawings
-
-
-def _shares(logits: dict[str, Tensor], drawings: Sequence[Drawing]) -> dict[str, float]:
-    """Return the share of each attribute read right, of drawings that have words for all they are."""
-    plain = [i for i, d in enumerate(drawings) if not d.nameless and d.style in world.STYLES]
-    shares: dict[str, float] = {}
-    for name, values in ATTRIBUTES.items():
-        having = [i for i in plain if name in truth(drawings[i])]
-        read = logits[name].argmax(dim=1).tolist()
-        shares[name] = sum(values[read[i]] == truth(drawings[i])[name] for i in having) / max(len(having), 1)
-    return shares
