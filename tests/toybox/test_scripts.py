@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from pseudoword.errors import RecipeError
@@ -18,6 +20,7 @@ from pseudoword.toybox.names import Names, point_at_names, with_names
 from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, load, save, truth
 from pseudoword.toybox.render import render
 from pseudoword.toybox.train_base import BaseOptions, batch_captions, train_base
+from pseudoword.toybox.train_decoder import DecoderOptions, train_decoder
 from pseudoword.toybox.train_oracle import OracleOptions, oracle_drawing, train_oracle, twin
 from pseudoword.toybox.train_text import TextOptions, encode, spoken_of, token_ids, train_text
 from pseudoword.toybox.train_vae import VaeOptions, psnr, train_vae
@@ -156,6 +159,30 @@ def test_the_vae_knows_the_spread_of_its_latents(trained: Path):
     assert config["scaling_factor"] > 0
     assert latents.shape == (8, 4, 8, 8)
     assert latents.std() == pytest.approx(1, abs=0.02)
+
+
+def test_a_decoder_is_sharpened_and_latents_stay(trained: Path, tmp_path: Path):
+    folder = shutil.copytree(trained, tmp_path / "again")
+    before = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    [*_, last] = train_decoder(DecoderOptions(folder, pictures=8, steps=60, batch_size=8))
+    after = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    assert json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"] == pytest.approx(
+        json.loads((trained / "vae" / "config.json").read_text())["scaling_factor"]
+    )
+    [first, *_] = train_decoder(DecoderOptions(shutil.copytree(trained, tmp_path / "new"), pictures=8, steps=1))
+    assert last.loss["toybox"] < 0.8 * first.loss["toybox"]
+
+
+def test_a_finished_base_is_written_again_with_the_autoencoder_that_is_there(trained: Path, tmp_path: Path):
+    folder = shutil.copytree(trained, tmp_path / "again")
+    list(train_decoder(DecoderOptions(folder, pictures=8, steps=2, batch_size=8)))
+    assert list(train_base(base_options(folder))) == []
+    weights = Path("vae") / "diffusion_pytorch_model.safetensors"
+    [own, written] = (load_file(folder / place / weights) for place in (".", "base"))
+    assert all(torch.equal(value.half(), written[name]) for name, value in own.items())
+    assert any(not torch.equal(value, written[name]) for name, value in load_file(trained / "base" / weights).items())
 
 
 def test_a_longer_run_goes_on_from_the_checkpoint(trained: Path):

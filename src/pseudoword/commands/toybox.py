@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import os
 import platform
@@ -86,48 +88,25 @@ def words(arguments: Sequence[str]) -> None:
     print("\n".join(known.words()))
 
 
-def train_vae(arguments: Sequence[str]) -> None:
-    """Train the autoencoder."""
+STAGES = {
+    "train-vae": "train the autoencoder",
+    "train-decoder": "sharpen the autoencoder's decoder alone",
+    "train-text": "teach the text encoder to read captions",
+    "train-base": "train the UNet, and the text encoder with it",
+    "train-oracle": "train the oracle, which reads a picture's attributes",
+}
+"""How the toybox is made, in order; `train-base` is `train_base(BaseOptions())` of `toybox.train_base`."""
+
+
+def train(stage: str, arguments: Sequence[str]) -> None:
+    """Carry out one of the stages."""
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword.toybox.train_vae import VaeOptions
-    from pseudoword.toybox.train_vae import train_vae as train
-
-    watch.follow(train(_parse(VaeOptions, "train-vae", arguments)))
-
-
-def train_text(arguments: Sequence[str]) -> None:
-    """Teach the text encoder to read."""
-    from pseudoword import watch
-
-    watch.show_messages()
-    from pseudoword.toybox.train_text import TextOptions
-    from pseudoword.toybox.train_text import train_text as train
-
-    watch.follow(train(_parse(TextOptions, "train-text", arguments)))
-
-
-def train_base(arguments: Sequence[str]) -> None:
-    """Train the UNet, and the text encoder with it."""
-    from pseudoword import watch
-
-    watch.show_messages()
-    from pseudoword.toybox.train_base import BaseOptions
-    from pseudoword.toybox.train_base import train_base as train
-
-    watch.follow(train(_parse(BaseOptions, "train-base", arguments)))
-
-
-def train_oracle(arguments: Sequence[str]) -> None:
-    """Train the oracle."""
-    from pseudoword import watch
-
-    watch.show_messages()
-    from pseudoword.toybox.train_oracle import OracleOptions
-    from pseudoword.toybox.train_oracle import train_oracle as train
-
-    watch.follow(train(_parse(OracleOptions, "train-oracle", arguments)))
+    name = stage.replace("-", "_")
+    module = importlib.import_module(f"pseudoword.toybox.{name}")
+    options = getattr(module, f"{stage.removeprefix('train-').capitalize()}Options")
+    watch.follow(getattr(module, name)(_parse(options, stage, arguments)))
 
 
 @dataclass(frozen=True)
@@ -222,10 +201,7 @@ def machine() -> dict[str, str | int]:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "render": (render, "draw pictures of the world, and say what is on each"),
     "words": (words, "print the words that the model knows"),
-    "train-vae": (train_vae, "train the autoencoder"),
-    "train-text": (train_text, "teach the text encoder to read captions"),
-    "train-base": (train_base, "train the UNet, and the text encoder with it"),
-    "train-oracle": (train_oracle, "train the oracle, which reads a picture's attributes"),
+    **{stage: (functools.partial(train, stage), what) for stage, what in STAGES.items()},
     "score": (score, "measure how well a base keeps and draws the world"),
 }
 
@@ -250,7 +226,7 @@ def run(arguments: Sequence[str]) -> int:
         "",
         "The drawn world of the small model inside this package, and the scripts that train the model.",
         "",
-        *(f"  {command:<13}{what}" for command, (_, what) in COMMANDS.items()),
+        *(f"  {command:<15}{what}" for command, (_, what) in COMMANDS.items()),
     ]
     if name in ("", "-h", "--help"):
         print("\n".join(usage))

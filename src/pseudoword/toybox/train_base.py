@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from jaxtyping import Float16
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,13 +20,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pseudoword.progress import Progress
 from pseudoword.toybox import captions, world
 from pseudoword.toybox.base import Base, Sizes, sample, scheduler, text_encoder, tokenizer, unet, write
-from pseudoword.toybox.cache import HELD_OUT, keep, training_pictures
+from pseudoword.toybox.cache import HELD_OUT
 from pseudoword.toybox.names import Names, with_names
 from pseudoword.toybox.render import render
 from pseudoword.toybox.sheet import sheet
 from pseudoword.toybox.train_text import FILE as TEXT
 from pseudoword.toybox.train_text import encode, spoken_of, token_ids
-from pseudoword.toybox.train_vae import to_tensor
+from pseudoword.toybox.train_vae import latents
 from pseudoword.toybox.trainer import Rate, Trainer, device, draws, made_before, precision
 from pseudoword.toybox.world import Drawing
 
@@ -64,21 +63,6 @@ class BaseOptions:
     sheet_every: int = 1500
     """Steps between sheets of samples; the base as it is then is written as well."""
     sizes: Sizes = field(default_factory=Sizes)
-
-
-def latents(options: BaseOptions, vae: Any, where: torch.device) -> Float16[np.ndarray, "count channels side side"]:
-    """Return the scaled latents of the pictures, encoded once and kept beside them."""
-    path = options.folder / f"latents-{options.pictures}.npy"
-    if not path.exists():
-        pictures = training_pictures(options.folder, options.pictures)
-        scale = vae.config.scaling_factor
-        with torch.no_grad():
-            parts = [
-                (vae.encode(to_tensor(pictures[i : i + 200], where)).latent_dist.mean * scale).half().cpu().numpy()
-                for i in range(0, options.pictures, 200)
-            ]
-        keep(path, np.concatenate(parts))
-    return np.load(path)
 
 
 def batch_captions(options: BaseOptions, drawings: list[Drawing], step: int, rng: np.random.Generator) -> list[str]:
@@ -135,7 +119,7 @@ def train_base(options: BaseOptions) -> Iterator[Progress]:
     where = device()
     loaded: Any = AutoencoderKL.from_pretrained(made_before(options.folder / "vae", "train-vae"))
     vae = loaded.to(where)
-    known = latents(options, vae, where)
+    known = latents(options.folder, options.pictures, vae)
     parts = begin(options, known.shape[1], known.shape[2], vae, where)
     base = parts.base
     rate = Rate(options.learning_rate, 300, options.steps, options.decay)
@@ -145,11 +129,17 @@ def train_base(options: BaseOptions) -> Iterator[Progress]:
     while trainer.step < options.steps:
         loss = _loss(options, parts, known, trainer.step, where)
         trainer.update(loss)
-        if trainer.step % options.sheet_every == 0 or trainer.step == options.steps:
-            with trainer.averaged():
-                write(base, options.folder / "base")
-                contact_sheet(base).save(options.folder / f"samples-{trainer.step:06d}.png")
+        if trainer.step % options.sheet_every == 0 and trainer.step < options.steps:
+            _write(options, trainer, base)
         yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+    _write(options, trainer, base)
+
+
+def _write(options: BaseOptions, trainer: Trainer, base: Base) -> None:
+    """Write the base with averaged weights, and a sheet of its samples."""
+    with trainer.averaged():
+        write(base, options.folder / "base")
+        contact_sheet(base).save(options.folder / f"samples-{trainer.step:06d}.png")
 
 
 def _loss(options: BaseOptions, parts: Parts, known: np.ndarray, step: int, where: torch.device) -> Tensor:

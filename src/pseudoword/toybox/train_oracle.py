@@ -41,10 +41,10 @@ class OracleOptions:
     pictures: int = 60_000
     """Pictures of the base's training, drawn ahead."""
     pairs: int = 16_000
-    """Pairs of pictures of one object in two surroundings, drawn ahead; a third go through the autoencoder."""
+    """Pairs of pictures of one object in two surroundings, drawn ahead; every other goes through the autoencoder."""
     seed: int = 0
     """What batches and first weights depend on."""
-    steps: int = 4500
+    steps: int = 7000
     """Length of the run."""
     batch_size: int = 16
     """Pictures of the base's training per step, and half as many pairs again."""
@@ -87,11 +87,11 @@ def paired_picture(index: int) -> UInt8[np.ndarray, "64 64 3"]:
 
 
 def paired_pictures(options: OracleOptions, vae: Any, where: torch.device) -> UInt8[np.ndarray, "pictures 64 64 3"]:
-    """Return the pictures of all pairs; every third pair has been through the autoencoder."""
+    """Return the pictures of all pairs; every other pair has been through the autoencoder."""
     path = options.folder / f"pairs-worn-{options.pairs}.npy"
     if not path.exists():
         drawn = drawn_ahead(options.folder / f"pairs-{options.pairs}.npy", 2 * options.pairs, paired_picture)
-        through = np.array([i for i in range(2 * options.pairs) if i // 2 % 3 == 0])
+        through = np.array([i for i in range(2 * options.pairs) if i // 2 % 2 == 0])
         made = np.array(drawn)
         for part in np.array_split(through, -(-len(through) // 64)):
             rng = draws(options.seed, int(part[0]), 3)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from pseudoword.progress import Progress
-from pseudoword.toybox.cache import held_out_pictures, training_pictures
+from pseudoword.toybox.cache import held_out_pictures, keep, training_pictures
 from pseudoword.toybox.trainer import Rate, Trainer, device, draws
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,17 @@ def latent_std(vae: Any, pictures: UInt8[np.ndarray, "count side side 3"], where
     return float(torch.cat([vae.encode(part).latent_dist.mean for part in parts]).std())
 
 
+@torch.no_grad()
+def latents(folder: Path, count: int, vae: Any) -> Float16[np.ndarray, "count channels side side"]:
+    """Return the scaled latents of the pictures, encoded once and kept beside them."""
+    path = folder / f"latents-{count}.npy"
+    if not path.exists():
+        pictures, scale = training_pictures(folder, count), vae.config.scaling_factor
+        parts = (to_tensor(pictures[i : i + 200], vae.device) for i in range(0, count, 200))
+        keep(path, np.concatenate([(vae.encode(p).latent_dist.mean * scale).half().cpu().numpy() for p in parts]))
+    return np.load(path)
+
+
 def train_vae(options: VaeOptions) -> Iterator[Progress]:
     """Train the autoencoder, and write it in diffusers layout to `vae/` in the folder."""
     pictures = training_pictures(options.folder, options.pictures)
@@ -123,10 +134,15 @@ def train_vae(options: VaeOptions) -> Iterator[Progress]:
     _finish(options, trainer, vae, pictures[:SPREAD], where)
 
 
+def report(vae: Any, where: torch.device) -> None:
+    """Measure the autoencoder on held-out pictures, and say what came of it."""
+    unseen = to_tensor(held_out_pictures(500), where)
+    log.info("Round trip of 500 held-out pictures: %.2f dB", psnr(round_trip(vae, unseen), unseen))
+
+
 def _finish(options: VaeOptions, trainer: Trainer, vae: Any, pictures: np.ndarray, where: torch.device) -> None:
     """Measure the averaged weights on held-out pictures, and write them with the latents' scale."""
     with trainer.averaged():
-        unseen = to_tensor(held_out_pictures(500), where)
-        log.info("Round trip of 500 held-out pictures: %.2f dB", psnr(round_trip(vae, unseen), unseen))
+        report(vae, where)
         vae.register_to_config(scaling_factor=1 / latent_std(vae, pictures, where))
         vae.save_pretrained(options.folder / "vae")
