@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "learn a new word from a folder of pictures",
     "check": "say what training would make of your pictures and captions, without training",
     "generate": "make pictures with learned words in the prompt",
+    "evaluate": "measure how good words are, and write a report with pictures",
     "inspect": "say what an embedding file holds",
     "push": "upload a learned word to the Hub",
     "demo": "learn a word on the small model inside this package and show it",

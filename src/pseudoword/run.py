@@ -135,7 +135,7 @@ class Run:
             disk.sweep(folder)
         step = checkpoint.step if checkpoint else 0
         stale = [path for at, path in self.checkpoints() if at > step]
-        stale += [path for at, path in self._words() if at > step]
+        stale += [path for at, path in self.words() if at > step]
         if checkpoint is None:
             names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
             stale += [path for name in names if (path := self.folder / name).exists()]
@@ -147,7 +147,7 @@ class Run:
         if stale:
             self._set_aside(stale)
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
-        kept = [line for line in self._log_lines() if line["step"] <= step]
+        kept = [line for line in self.log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
     def _pipeline(self) -> list[str]:
@@ -159,7 +159,7 @@ class Run:
             return []
         return [index.name, *(name for name in parts if not name.startswith("_"))]
 
-    def _words(self) -> list[tuple[int, Path]]:
+    def words(self) -> list[tuple[int, Path]]:
         """Return the periodically written words by step."""
         return sorted((at, path) for path in self.folder.iterdir() if (at := _step_of(WORD, path)) >= 0)
 
@@ -215,7 +215,8 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _log_lines(self) -> list[dict[str, Any]]:
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the lines of the log that are whole."""
         path = self.folder / "log.jsonl"
         lines = []
         for text in path.read_bytes().splitlines() if path.exists() else []:

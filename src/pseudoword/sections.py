@@ -9,7 +9,7 @@ from typing import Literal
 
 from pseudoword.errors import RecipeError
 from pseudoword.placeholder import check_token
-from pseudoword.settings import at_least, settle_types
+from pseudoword.settings import at_least, check_seed, settle_types
 
 # Options are written Optional[X], not X | None: tyro checks the latter's defaults with typeguard, whose import
 # alone would cost --help 0.1 s.
@@ -171,8 +171,8 @@ class Training:
         at_least(1, batch_size=self.batch_size, gradient_accumulation_steps=self.gradient_accumulation_steps)
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise RecipeError(f"gradient_clip must be above 0, not {self.gradient_clip}; leave it out for no clipping.")
-        if self.seed is not None and not 0 <= self.seed < 2**63:
-            raise RecipeError(f"seed must be between 0 and 2^63 - 1, not {self.seed}.")
+        if self.seed is not None:
+            check_seed(seed=self.seed)
 
 
 @dataclass(frozen=True)

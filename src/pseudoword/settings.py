@@ -33,6 +33,13 @@ def at_least(minimum: int, **values: float) -> None:
             raise RecipeError(f"{name} must be at least {minimum}, but is {value}.")
 
 
+def check_seed(**values: int) -> None:
+    """Raise RecipeError naming the first value that no random generator here takes."""
+    for name, value in values.items():
+        if not 0 <= value < 2**63:
+            raise RecipeError(f"{name} must be between 0 and 2^63 - 1, not {value}.")
+
+
 def plain(value: Any) -> Any:
     """Return a dataclass as plain values, fields that are `None` left out."""
     if dataclasses.is_dataclass(value):

@@ -10,7 +10,8 @@ from PIL import Image
 from pseudoword import cli
 from pseudoword.concept import Concept
 from pseudoword.evaluate import suite_score
-from pseudoword.evaluate.suite_score import Said, WordScore, goals_of_words, own_embedding, said, word_score
+from pseudoword.evaluate.answer_key import own_embedding
+from pseudoword.evaluate.suite_score import Said, WordScore, goals_of_words, said, word_score
 from pseudoword.generate import load as load_base
 from pseudoword.recipe import BaseModel
 from pseudoword.toybox import suite, words

@@ -12,7 +12,7 @@ import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler
-from pseudoword.settings import at_least
+from pseudoword.settings import at_least, check_seed
 
 EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
 
@@ -90,8 +90,7 @@ def _check(options: Options) -> None:
     if not options.prompt:
         raise RecipeError("--prompt needs at least one prompt.")
     at_least(1, **{"--num-images": options.num_images, "--num-inference-steps": options.num_inference_steps})
-    if not 0 <= options.seed < 2**63:
-        raise RecipeError(f"--seed must be between 0 and 2^63 - 1, not {options.seed}.")
+    check_seed(**{"--seed": options.seed})
     if not math.isfinite(options.guidance_scale):
         raise RecipeError(f"--guidance-scale must be a number, not {options.guidance_scale}.")
     if options.resolution < 0:

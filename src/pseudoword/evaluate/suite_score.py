@@ -11,17 +11,16 @@ from jaxtyping import Float, UInt8
 
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
+from pseudoword.evaluate.answer_key import hits, own_embedding
 from pseudoword.generate import Sampling, generate
 from pseudoword.toybox import suite, words
-from pseudoword.toybox.oracle import Judge, truth
+from pseudoword.toybox.oracle import Judge
 from pseudoword.toybox.score import Goal, as_array
 from pseudoword.toybox.suite import Subject
 
 PICTURES = 4
 """Pictures for each prompt."""
 SAMPLING = Sampling(seed=1000, steps=20, guidance_scale=4.0)
-ITSELF = {"object": ("shape", "colour", "pattern", "second"), "style": ("style",)}
-"""What the word is to say; all other attributes are what the rest of the prompt says."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +68,15 @@ def pictures_of(
 
 def said(subject: Subject, judge: Judge, pictures: UInt8[np.ndarray, "pictures 64 64 3"]) -> Said:
     """Compare pictures of a subject's prompts, in their order, with what was asked for."""
-    own = ITSELF["style" if subject.kind == "style" else "object"]
     itself: dict[str, list[bool]] = {}
     rest: list[bool] = []
     expected = [prompt for prompt in suite.prompts(subject) for _ in range(PICTURES)]
     for prompt, reading in zip(expected, judge.read(pictures), strict=True):
-        for name, value in truth(prompt.expected).items():
-            right = reading[name][0] == value
-            if name in own:
-                itself.setdefault(prompt.situation, []).append(right)
-            elif value and prompt.situation != "plain":
-                rest.append(right)
+        own, others = hits(subject, prompt, reading)
+        itself.setdefault(prompt.situation, []).extend(own)
+        rest += others
     shares = {situation: float(np.mean(hits)) for situation, hits in itself.items()}
     return Said(float(np.mean([hit for hits in itself.values() for hit in hits])), float(np.mean(rest)), shares)
-
-
-def own_embedding(subject: Subject, judge: Judge) -> Float[np.ndarray, 64]:
-    """Return the direction of a subject's own pictures."""
-    mean = judge.embed(as_array(suite.pictures(subject))).mean(axis=0)
-    return mean / np.linalg.norm(mean)
 
 
 def single_words(family: Family, judge: Judge) -> dict[str, Float[np.ndarray, "pictures 64"]]:

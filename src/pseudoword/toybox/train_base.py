@@ -50,9 +50,9 @@ class BaseOptions:
     """How many pictures are drawn ahead."""
     seed: int = 0
     """What batches and first weights depend on."""
-    steps: int = 5200
+    steps: int = 12_500
     """Length of the run; it may be changed while the rate has not begun to fall."""
-    decay: int = 2300
+    decay: int = 3300
     """Steps over which the rate falls to zero at the end."""
     batch_size: int = 32
     """Pictures per step."""

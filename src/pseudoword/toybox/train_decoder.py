@@ -31,7 +31,7 @@ class DecoderOptions:
     """Pictures of the base's training, drawn ahead, whose latents are known."""
     seed: int = 0
     """What batches depend on."""
-    steps: int = 3000
+    steps: int = 2500
     """Length of the run."""
     batch_size: int = 16
     """Pictures per step."""

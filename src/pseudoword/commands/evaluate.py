@@ -1,0 +1,204 @@
+"""`pseudoword evaluate`: whether words are the concept, and whether the rest of a prompt still holds."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+import tyro
+
+from pseudoword.errors import RecipeError
+from pseudoword.recipe import Sampler
+from pseudoword.settings import at_least, check_seed
+
+if TYPE_CHECKING:
+    from pseudoword.evaluate.examine import Examiner, Yardstick
+    from pseudoword.evaluate.prompts import Question
+    from pseudoword.evaluate.report import Evaluated
+    from pseudoword.evaluate.similarity import Similarity
+    from pseudoword.evaluate.words import Word
+
+EXAMPLE = "pseudoword evaluate cat-run other-cat-run --output evaluation"
+Model = Literal["clip", "dino", "dinov2", "siglip"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure how good words are, and write a report with pictures."""
+
+    word: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of runs, which know their base, pictures and initializer, or embedding files."""
+    model: Optional[str] = None
+    """Base model; by default what each run was trained on."""
+    pictures: Optional[Path] = None
+    """Folder of what the words were learned from; by default each run's own."""
+    class_word: Optional[str] = None
+    """A plain word for the concept, which replaces the word where text is compared; by default the initializer."""
+    steps: Optional[tuple[int, ...]] = None
+    """Evaluate the words that runs left at these steps instead of their last; without numbers, all that they left."""
+    prompts: str = "auto"
+    """'object', 'living' or 'style', a file with one prompt a line, or the concept's own kind."""
+    measure: tuple[Model, ...] = ("clip", "dino")
+    """Pretrained models to measure with. Words of the toybox's suite are measured by its oracle instead."""
+    clip: Optional[str] = None
+    """Folder or Hub id of the CLIP model, by default openai/clip-vit-base-patch32."""
+    dino: Optional[str] = None
+    """Folder or Hub id of the DINO model, by default facebook/dino-vits16."""
+    dinov2: Optional[str] = None
+    """Folder or Hub id of the DINOv2 model, by default facebook/dinov2-base."""
+    siglip: Optional[str] = None
+    """Folder or Hub id of the SigLIP model, by default google/siglip-base-patch16-512."""
+    num_images: int = 4
+    """Pictures for each prompt. All prompts and all words start from the same noises."""
+    seed: int = 1000
+    """Seed of the first noise; the next has the seed after."""
+    num_inference_steps: int = 25
+    """Denoising steps."""
+    sampler: Sampler = "dpm++"
+    """How the pictures are sampled."""
+    guidance_scale: Optional[float] = None
+    """Weight of the prompt; by default 7.5, and 4 for the toybox."""
+    output: Path = field(default_factory=lambda: Path("evaluation"))
+    """Folder for the report. What is in it already is not measured again."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print report.json instead of a table."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate, print a table, and say where the report is."""
+    options = tyro.cli(
+        Options,
+        args=list(arguments),
+        prog="pseudoword evaluate",
+        description=f"Measure how good words are, and write a report with pictures.\n\n{EXAMPLE}",
+        config=(tyro.conf.HelptextFromCommentsOff,),
+    )
+    _check(options)
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword.evaluate import report, words
+    from pseudoword.recipe import BaseModel
+
+    report.check_installed()
+    asked = words.Asked(BaseModel(options.model) if options.model else None, options.pictures, options.class_word)
+    found = [word for path in options.word for word in words.words_of(path, asked, options.steps)]
+    evaluated = _evaluate(options, found)
+    facts = {"command": shlex.join(["pseudoword", "evaluate", *arguments]), **_machine(), **_sampled(options)}
+    path = report.write(evaluated, options.output.expanduser(), facts)
+    if options.json:
+        print(json.dumps(report.to_json(evaluated, facts), indent=1))
+    else:
+        _print(evaluated)
+        print(f"The report: {path.resolve()}")
+    return 0
+
+
+def _check(options: Options) -> None:
+    if not options.word:
+        raise RecipeError("Name at least one run's folder or embedding file to evaluate.")
+    at_least(1, **{"--num-images": options.num_images, "--num-inference-steps": options.num_inference_steps})
+    check_seed(**{"--seed": options.seed})
+    if options.output.suffix or options.output.is_file():
+        raise RecipeError(f"--output must be a folder, not {options.output.name!r}.")
+    if not options.measure:
+        raise RecipeError("--measure needs at least one of clip, dino, dinov2 and siglip.")
+
+
+def _evaluate(options: Options, found: Sequence[Word]) -> list[Evaluated]:
+    """Examine every word on its base; each base and each pretrained model is loaded once."""
+    from pseudoword import generate
+    from pseudoword.evaluate.diagnostics import diagnose
+    from pseudoword.evaluate.examine import Examiner
+    from pseudoword.evaluate.report import Evaluated
+
+    models: dict[str, Similarity] = {}
+    done: dict[int, Evaluated] = {}
+    for base in dict.fromkeys(word.base for word in found):
+        guidance = options.guidance_scale or (4.0 if base.model == "toybox" else 7.5)
+        sampling = generate.Sampling(options.seed, options.num_inference_steps, guidance, options.sampler)
+        told = json.dumps(asdict(base))
+        examiner = Examiner(generate.load(base), told, sampling, options.num_images, options.output / "examined")
+        for i, word in enumerate(found):
+            if word.base == base:
+                yardstick, questions = _yardstick(options, word, models)
+                examination = _shown(examiner, word, yardstick, questions)
+                texts = [question.text for question in questions]
+                diagnosis = diagnose(examiner.family, word.concept, word.class_word, texts)
+                done[i] = Evaluated(
+                    word,
+                    questions,
+                    examination,
+                    diagnosis,
+                    yardstick.fidelity,
+                    yardstick.editability,
+                    yardstick.told,
+                    word.real_pictures(),
+                )
+    return [done[i] for i in range(len(found))]
+
+
+def _shown(examiner: Examiner, word: Word, yardstick: Yardstick, questions: Sequence[Question]) -> Any:
+    import logging
+
+    count = len(questions) * examiner.noises
+    logging.getLogger("pseudoword").info("Examining %s: %d pictures", word.name, count)
+    return examiner.examine(word.concept, yardstick, questions)
+
+
+def _yardstick(options: Options, word: Word, models: dict[str, Similarity]) -> tuple[Yardstick, Sequence[Question]]:
+    """Return what measures a word and what it is asked; for pictures of the toybox's suite, its answer key."""
+    from pseudoword.evaluate import prompts, similarity
+    from pseudoword.evaluate.answer_key import AnswerKey
+    from pseudoword.toybox import oracle, suite
+
+    real = word.real_pictures()
+    subject = suite.recognised(real)
+    if subject and options.prompts == "auto":
+        key = AnswerKey(subject, oracle.load())
+        return key, key.questions
+    for name in options.measure:
+        if name not in models:
+            models[name] = similarity.Similarity(name, getattr(options, name))
+    kind = options.prompts if options.prompts != "auto" else word.concept.property
+    questions = prompts.LISTS[kind] if kind in prompts.LISTS else prompts.read(Path(kind))
+    return similarity.Pretrained([models[name] for name in options.measure], real, word.class_word), questions
+
+
+def _machine() -> dict[str, str | int]:
+    from pseudoword.commands.toybox import machine
+
+    return machine()
+
+
+def _sampled(options: Options) -> dict[str, Any]:
+    return {
+        "pictures for each prompt": options.num_images,
+        "first seed": options.seed,
+        "sampler": f"{options.sampler}, {options.num_inference_steps} steps",
+    }
+
+
+def _print(evaluated: Sequence[Evaluated]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pseudoword.evaluate import statistics
+
+    measures = list(dict.fromkeys(name for one in evaluated for name in one.done.scores))
+    table = Table(box=None, pad_edge=False)
+    for name in ("word", "step", *measures):
+        table.add_column(name, overflow="fold", justify="left" if name == "word" else "right")
+    for one in evaluated:
+        cells = []
+        for name in measures:
+            scores = one.done.scores.get(name)
+            cells.append(
+                "—" if scores is None else f"{statistics.mean(scores):.3f} ± {statistics.sampling_error(scores):.3f}"
+            )
+        table.add_row(one.word.name, str(one.word.step or "—"), *cells)
+    Console(soft_wrap=True, highlight=False, markup=False).print(table)
