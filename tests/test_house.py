@@ -54,6 +54,7 @@ NEED_TORCH = (
     "toybox/oracle.py",
     "toybox/trainer.py",
     "generate.py",
+    "evaluate/similarity.py",
 )
 HEAVY = {"torch", "transformers", "diffusers", "accelerate"}
 

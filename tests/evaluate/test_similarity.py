@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessorPil,
     CLIPConfig,
@@ -151,3 +152,12 @@ def test_what_cannot_measure_is_refused(models: Path, tmp_path: Path):
     (tmp_path / "half" / "config.json").write_text(json.dumps({"model_type": "vit"}), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"Cannot load '.*half' to measure dino with"):
         Similarity("dino", str(tmp_path / "half"))
+    (tmp_path / "bare").mkdir()
+    ViTModel(ViTConfig(**VISION), add_pooling_layer=False).save_pretrained(tmp_path / "bare")
+    weights = load_file(tmp_path / "bare" / "model.safetensors")
+    del weights["layernorm.weight"]
+    save_file(weights, tmp_path / "bare" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        RecipeError, match=r"it lacks 1 tensors .* such as 'layernorm.weight'"
+    ):
+        Similarity("dino", str(tmp_path / "bare"))

@@ -62,10 +62,8 @@ class AnswerKey:
         ]
 
     def measure(self, questions: Sequence[Question], pictures: Sequence[Sequence[Image.Image]]) -> dict[str, Scores]:
-        """Measure pictures, a list for each of the subject's own questions."""
+        """Measure pictures, a list for each of the subject's own questions: the answer key knows no others."""
         prompts = suite.prompts(self.subject)
-        if [q.text for q in questions] != [p.text for p in prompts]:
-            raise ValueError("the answer key knows the suite's own prompts alone")
         shape = (len(prompts), len(pictures[0]))
         values = as_array([picture for line in pictures for picture in line])
         fidelity, editability = np.full(shape, np.nan), np.full(shape, np.nan)

@@ -90,7 +90,10 @@ class Similarity:
                 self.source, dtype=torch.float32, output_loading_info=True, **self._plain()
             )
             if info["missing_keys"]:
-                raise ValueError(f"it lacks {len(info['missing_keys'])} tensors, such as {min(info['missing_keys'])}")
+                raise RecipeError(
+                    f"{self.source!r} cannot measure {name}: it lacks {len(info['missing_keys'])} tensors that a "
+                    f"{config.model_type} model has, such as {min(info['missing_keys'])!r}."
+                )
             self.processor = self._processor(config)
         except (OSError, ValueError) as error:
             raise RecipeError(
