@@ -35,7 +35,7 @@ Concept = Literal[
 class Options:
     """Learn a word on the small model inside this package and show it."""
 
-    concept: Concept = "goldfish"
+    concept: Concept = "toadstool"
     """What to learn; the model has no word for a fish, a key, a fir, a toadstool, a split heart, a badge or sepia."""
     output: Path = field(default_factory=lambda: Path("demo"))
     """Folder for the run and its picture."""
