@@ -157,20 +157,14 @@ def test_the_answer_key_counts_attributes(monkeypatch: pytest.MonkeyPatch):
     ]
     unsaid = {name: (values[-1], 0.5) for name, values in oracle.ATTRIBUTES.items()}
     seen[1]["shape"] = ("star", 1.0)  # one of four of its own, on a plain picture
-    seen[2]["background"] = ("sea", 1.0)  # one of three asked for: background, style, size
+    seen[3]["size"] = ("large", 1.0)  # not asked for
+    seen[2]["background"] = ("sea", 1.0)  # one of two asked for: a photo, in the snow
     monkeypatch.setattr(oracle.Judge, "read", lambda self, pictures: [unsaid | one for one in seen])
     blank = [[Image.new("RGB", (64, 64))] * 2] * 5
     found = key.measure(key.questions, blank)
     np.testing.assert_allclose(found["fidelity"], [[1, 0.75], [1, 1], [1, 1], [1, 1], [1, 1]])
     assert np.isnan(found["editability"][0]).all()
-    asked = len(
-        [
-            value
-            for name, value in oracle.truth(suite.prompts(subject)[1].expected).items()
-            if value and name not in answer_key.ITSELF["object"]
-        ]
-    )
-    np.testing.assert_allclose(found["editability"][1], [1 - 1 / asked, 1])
+    np.testing.assert_allclose(found["editability"][1], [0.5, 1])
     np.testing.assert_allclose(found["editability"][2:], 1)
 
 

@@ -157,7 +157,5 @@ def test_what_cannot_measure_is_refused(models: Path, tmp_path: Path):
     weights = load_file(tmp_path / "bare" / "model.safetensors")
     del weights["layernorm.weight"]
     save_file(weights, tmp_path / "bare" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        RecipeError, match=r"it lacks 1 tensors .* such as 'layernorm.weight'"
-    ):
+    with pytest.raises(RecipeError, match=r"it lacks 1 tensors .* such as 'layernorm.weight'"):
         Similarity("dino", str(tmp_path / "bare"))

@@ -50,6 +50,9 @@ def test_what_is_drawn_as_asked_scores_in_full_and_what_is_not_loses_its_share(n
     own = 1 if subject.kind == "style" else 4 if subject.thing.pattern != "plain" else 3
     assert less.itself == pytest.approx(1 - 1 / own)
     assert less.rest == 1.0
+    at_another_size = [{**one, "size": "large"} for one in answers(subject)[:8]] + answers(subject)[8:]
+    unsaid = said(subject, Omniscient(at_another_size), pictures)  # pyright: ignore[reportArgumentType]
+    assert unsaid.rest == 1.0
     elsewhere = said(subject, Omniscient(answers(subject, background="sky")), pictures)  # pyright: ignore[reportArgumentType]
     assert elsewhere.itself == 1.0
     assert elsewhere.rest < 1
@@ -92,6 +95,13 @@ def test_a_word_is_measured_on_a_base(trained: Path):  # noqa: F811
 
 
 # The commands
+
+
+def test_score_asks_for_what_it_needs_before_it_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["toybox", "score", "--count", "0"]) == 1
+    assert "--count must be at least 1, but is 0." in capsys.readouterr().err
+    assert cli.main(["toybox", "score", "--output", str(tmp_path / "none" / "score.json")]) == 1
+    assert "none' to write the score to; make it first." in capsys.readouterr().err
 
 
 def test_render_draws_the_pictures_it_tells_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

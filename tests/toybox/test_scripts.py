@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, TrainingStopped
 from pseudoword.toybox import captions, suite, world
 from pseudoword.toybox.base import Sizes, text_encoder, tokenizer
 from pseudoword.toybox.captions import MANNER, NAME
@@ -130,6 +130,23 @@ def test_a_trainer_goes_on_exactly_where_it_was(tmp_path: Path):
     quadratic(second, 40)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, second.parameters, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(whole.average, second.average, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_does_harm():
+    trainer = small_trainer()
+    before = [p.detach().clone() for p in trainer.parameters]
+    with pytest.raises(TrainingStopped, match=r"stopped at step 1: its gradient is not finite\."):
+        trainer.update(trainer.modules["net"](torch.full((1, 6), float("inf"))).sum())
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+
+
+def test_a_run_is_not_made_shorter_than_it_is(tmp_path: Path):
+    longer = small_trainer()
+    quadratic(longer, 5)
+    longer.save(tmp_path / "checkpoint")
+    shorter = Trainer({"net": nn.Linear(6, 6)}, Rate(0.02, 1, 4, 2))
+    with pytest.raises(RecipeError, match=r"checkpoint is at step 5; --steps must be at least that\."):
+        shorter.resume(tmp_path / "checkpoint")
 
 
 # The scripts
@@ -358,6 +375,10 @@ def test_a_subject_shows_itself_five_times_and_asks_what_it_can_answer(subject: 
         "another size",
     ]
     assert all(prompt.text.count("{}") == 1 for prompt in asked)
+    assert [prompt.asked == () for prompt in asked] == [True, False, False, False, False]
+    for prompt in asked:
+        assert set(prompt.asked) <= set(truth(prompt.expected))
+        assert ("size" in prompt.asked) == any(size in prompt.text for size in ("small", "large"))
     for prompt in asked[1:]:
         assert captions.PLACES[prompt.expected.background] in prompt.text
     assert "snow" not in {drawing.background for drawing in shown} or subject.kind == "style"

@@ -95,7 +95,7 @@ STAGES = {
     "train-base": "train the UNet, and the text encoder with it",
     "train-oracle": "train the oracle, which reads a picture's attributes",
 }
-"""How the toybox is made, in order; `train-base` is `train_base(BaseOptions())` of `toybox.train_base`."""
+"""How the toybox is made; `train-base` is `train_base(BaseOptions())` of `toybox.train_base`."""
 
 
 def train(stage: str, arguments: Sequence[str]) -> None:
@@ -134,6 +134,9 @@ class Score:
 def score(arguments: Sequence[str]) -> None:
     """Print the table of goals, and write it as JSON."""
     options = _parse(Score, "score", arguments)
+    at_least(1, **{"--count": options.count, "--steps": options.steps})
+    if not options.output.expanduser().parent.is_dir():
+        raise RecipeError(f"There is no folder {str(options.output.parent)!r} to write the score to; make it first.")
     from pseudoword import watch
 
     watch.show_messages()
@@ -182,6 +185,15 @@ def _learned(options: Score, judge: Judge) -> list[WordScore]:
     return scores
 
 
+def _processor() -> str:
+    """Return the processor's model where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
 def machine() -> dict[str, str | int]:
     """Return what measured numbers depend on."""
     import diffusers
@@ -190,7 +202,7 @@ def machine() -> dict[str, str | int]:
 
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.platform(),
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
         "cores": os.cpu_count() or 0,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,

@@ -26,12 +26,9 @@ ITSELF = {"object": ("shape", "colour", "pattern", "second"), "style": ("style",
 def hits(subject: Subject, prompt: Prompt, reading: Reading) -> tuple[list[bool], list[bool]]:
     """Return which of the word's own attributes were read right, and which of those that the prompt adds."""
     own = ITSELF["style" if subject.kind == "style" else "object"]
-    itself, rest = [], []
-    for name, value in truth(prompt.expected).items():
-        if name in own:
-            itself.append(reading[name][0] == value)
-        elif value and prompt.situation != "plain":
-            rest.append(reading[name][0] == value)
+    right = {name: reading[name][0] == value for name, value in truth(prompt.expected).items()}
+    itself = [right[name] for name in own if name in right]
+    rest = [right[name] for name in prompt.asked]
     return itself, rest
 
 

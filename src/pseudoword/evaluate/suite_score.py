@@ -92,12 +92,13 @@ def word_score(
     """Measure a learned word against its subject, the world's own words for it, and every single word."""
     prompts = [prompt.text for prompt in suite.prompts(subject)]
     made = pictures_of(family, [concept], concept.token, prompts)
-    described = subject.described and said(subject, judge, pictures_of(family, (), subject.described, prompts))
+    in_words = subject.described
+    described = said(subject, judge, pictures_of(family, (), in_words, prompts)) if in_words else None
     own = own_embedding(subject, judge)
     similar = {word: float((embeddings @ own).mean()) for word, embeddings in singles.items()}
     best = max(similar, key=lambda word: similar[word])
     similarity = float((judge.embed(made[:PICTURES]) @ own).mean())
-    return WordScore(subject, said(subject, judge, made), described or None, similarity, best, similar[best])
+    return WordScore(subject, said(subject, judge, made), described, similarity, best, similar[best])
 
 
 def goals_of_words(scores: Sequence[WordScore]) -> list[Goal]:

@@ -1,4 +1,4 @@
-"""How well the base draws what its captions say, judged by the oracle on pairings held out of training."""
+"""How well the base draws what its captions say, judged by the oracle on pairings held out of the base's training."""
 
 from __future__ import annotations
 

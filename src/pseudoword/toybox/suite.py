@@ -30,6 +30,8 @@ class Prompt:
     situation: str
     text: str
     expected: Drawing
+    asked: tuple[str, ...] = ()
+    """The attributes that the rest of the prompt says; of others nothing is known, such as the size in a scene."""
 
 
 @dataclass(frozen=True)
@@ -142,45 +144,42 @@ def prompts(subject: Subject) -> Sequence[Prompt]:
 def _object_prompts(thing: Thing) -> list[Prompt]:
     ball = Thing("circle" if thing.shape != "circle" else "triangle", "blue" if thing.colour != "blue" else "red")
     alone = Drawing((thing,), "")
+    snowy = replace(alone, background="snow")
+    sketched = replace(alone, background="white", style="sketch")
+    beside = Drawing((thing, ball), "sand", relation="and")
+    small = Drawing((replace(thing, size="small"),), "snow")
+    other = f"a photo of a {{}} and a {ball.colour} {ball.shape} on the sand"
+    place = ("style", "background")
     return [
         Prompt("plain", "a photo of a {}", alone),
-        Prompt("new scene", "a photo of a {} in the snow", replace(alone, background="snow")),
-        Prompt(
-            "new style",
-            "a painting of a {} on a white background in the style of sketch",
-            replace(alone, background="white", style="sketch"),
-        ),
-        Prompt(
-            "another object",
-            f"a photo of a {{}} and a {ball.colour} {ball.shape} on the sand",
-            Drawing((thing, ball), "sand", relation="and"),
-        ),
-        Prompt("another size", "a photo of a small {} in the snow", Drawing((replace(thing, size="small"),), "snow")),
+        Prompt("new scene", "a photo of a {} in the snow", snowy, place),
+        Prompt("new style", "a painting of a {} on a white background in the style of sketch", sketched, place),
+        Prompt("another object", other, beside, (*place, "relation", "other shape", "other colour")),
+        Prompt("another size", "a photo of a small {} in the snow", small, (*place, "size")),
     ]
 
 
 def _style_prompts(style: str) -> list[Prompt]:
     star, house = Thing("star", "red"), Thing("house", "blue", "striped", "yellow")
-    wide = replace(star, size="large")
+    large = Drawing((replace(star, size="large"),), "sand", style)
     both = Drawing((star, Thing("circle", "green")), "white", style, relation="and")
+    striped = "a {} painting of a blue striped house with yellow stripes on the sand"
+    circle = "a painting of a red star and a green circle on a white background in the style of {}"
+    thing, place = ("shape", "colour"), ("background",)
     return [
         Prompt("plain", "a painting of a red star in the style of {}", Drawing((star,), "", style)),
         Prompt(
-            "new scene", "a painting of a red star in the grass in the style of {}", Drawing((star,), "grass", style)
+            "new scene",
+            "a painting of a red star in the grass in the style of {}",
+            Drawing((star,), "grass", style),
+            (*thing, *place),
         ),
-        Prompt(
-            "new style",
-            "a {} painting of a blue striped house with yellow stripes on the sand",
-            Drawing((house,), "sand", style),
-        ),
-        Prompt(
-            "another object",
-            "a painting of a red star and a green circle on a white background in the style of {}",
-            both,
-        ),
+        Prompt("new style", striped, Drawing((house,), "sand", style), (*thing, "pattern", "second", *place)),
+        Prompt("another object", circle, both, (*thing, "relation", "other shape", "other colour", *place)),
         Prompt(
             "another size",
             "a painting of a large red star on the sand in the style of {}",
-            Drawing((wide,), "sand", style),
+            large,
+            (*thing, "size", *place),
         ),
     ]

@@ -27,7 +27,7 @@ from pseudoword.toybox.world import Drawing
 log = logging.getLogger(__name__)
 
 SEEDS = 1 << 41
-"""Seeds of the oracle's own pictures start here: it has seen none that the base was trained on."""
+"""Seeds of the oracle's own pictures, the pairs, start here; it learns from those of the base's training besides."""
 TEMPERATURE = 0.1
 """Of the similarities between two pictures of one object, against all other pictures of a batch."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, TrainingStopped
 from pseudoword.progress import Progress
 from pseudoword.toybox.muon import Muon
 
@@ -99,13 +99,17 @@ class Trainer:
         rate = self.rate(self.step)
         self.modules.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if not torch.nn.utils.clip_grad_norm_(self.parameters, 1.0).isfinite():
+            raise TrainingStopped(
+                f"Training stopped at step {self.step + 1}: its gradient is not finite. "
+                "The last checkpoint is from before it; go on from there with a lower --learning-rate."
+            )
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
         self.step += 1
-        share = max(1 / 2000, min(1.0, 10 / (self.step + 10)))
+        share = max(1 / 2000, 10 / (self.step + 10))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], share)
 
     def progress(self, loss: Tensor, saved: tuple[Path, ...] = ()) -> Progress:
@@ -162,6 +166,8 @@ class Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.average[0].device, weights_only=True)
+        if state["step"] > self.rate.steps:
+            raise RecipeError(f"{path} is at step {state['step']}; --steps must be at least that.")
         self.modules.load_state_dict(state["modules"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
