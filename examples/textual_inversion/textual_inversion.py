@@ -90,7 +90,9 @@ def learn(recipe: Recipe, resume: str | None, hub_token: str | None) -> None:
     watch.show_messages()
     from pseudoword.training import train  # torch and diffusers: seconds that --help does not wait for
 
-    carry_out(lambda stop: train(recipe, resume=resume, stop=stop, hub_token=hub_token), "--resume_from_checkpoint")
+    carry_out(
+        lambda stop: train(recipe, resume=resume, stop=stop, hub_token=hub_token), "--resume_from_checkpoint latest"
+    )
 
 
 def where(recipe: Recipe) -> str:

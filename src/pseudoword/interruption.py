@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,14 +14,23 @@ from pseudoword.progress import Progress
 
 
 def carry_out(
-    start: Callable[[Callable[[], bool]], Iterable[Progress]], resume_flag: str, *, as_json: bool = False
+    start: Callable[[Callable[[], bool]], Iterable[Progress]], to_go_on: str, *, as_json: bool = False
 ) -> None:
     """Show the run that `start(stop)` begins, to its end; Interrupted says how to go on if a signal ended it before."""
     with Interruption() as interruption:
         run = start(interruption.wanted)
         last = watch.follow(run, as_json=as_json, quiet=not watch.is_main_process())
     if last and last.step < last.steps:
-        raise Interrupted(f"Stopped after step {last.step}; {resume_flag} latest goes on.", interruption.exit_code)
+        raise Interrupted(f"Stopped after step {last.step}; {to_go_on} goes on.", interruption.exit_code)
+
+
+def until(run: Generator[Progress], stop: Callable[[], bool]) -> Iterator[Progress]:
+    """Iterate over a run that closes itself in order, and close it after the step at which `stop` says so."""
+    for progress in run:
+        yield progress
+        if stop() and progress.step < progress.steps:
+            run.close()
+            return
 
 
 class Interruption:

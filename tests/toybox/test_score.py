@@ -14,11 +14,10 @@ from pseudoword.evaluate.answer_key import own_embedding
 from pseudoword.evaluate.suite_score import Said, WordScore, goals_of_words, said, word_score
 from pseudoword.generate import load as load_base
 from pseudoword.recipe import BaseModel
-from pseudoword.toybox import suite, words
+from pseudoword.toybox import BASES, suite, words
 from pseudoword.toybox.oracle import ATTRIBUTES, load, truth
 from pseudoword.toybox.render import render
-from pseudoword.toybox.score import Goal, as_array
-from tests.toybox.test_scripts import trained  # noqa: F401  # a fixture
+from pseudoword.toybox.score import Goal, as_array, held_out
 
 SUBJECT = suite.NAMED
 
@@ -80,7 +79,7 @@ def test_a_goal_is_reached_from_its_own_side():
     assert not Goal("seconds", 11, 10, "s", most=True).reached
 
 
-def test_a_word_is_measured_on_a_base(trained: Path):  # noqa: F811
+def test_a_word_is_measured_on_a_base(trained: Path):
     family = load_base(BaseModel(str(trained / "base")))
     judge = load(trained / "oracle.safetensors")
     rows = {e: v.initial_rows("thing", 1)[0] for e, v in family.vocabularies.items()}
@@ -102,6 +101,37 @@ def test_score_asks_for_what_it_needs_before_it_measures(tmp_path: Path, capsys:
     assert "--count must be at least 1, but is 0." in capsys.readouterr().err
     assert cli.main(["toybox", "score", "--output", str(tmp_path / "none" / "score.json")]) == 1
     assert "none' to write the score to; make it first." in capsys.readouterr().err
+
+
+def test_score_leaves_out_what_no_picture_has(tmp_path: Path):
+    plain = [drawing for drawing in held_out(30)[0] if drawing.things[0].pattern == "plain"][:2]
+    assert plain
+    from pseudoword.toybox import score as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "held_out", lambda count: (plain, None))
+        goals = module.base_agreement(module.pipeline_of(BASES["toybox"]), load(), 2)
+    assert len(goals) == 5
+    assert not any("second colour" in goal.what for goal in goals)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--oracle", "garbage"], "The oracle 'garbage' cannot be read ("),
+        (["--base", "empty"], "'empty' cannot be read ("),
+        (["--base", "garbage"], "'garbage' cannot be read ("),
+        (["--output", "empty"], "--output must be a file, but 'empty' is a folder."),
+    ],
+)
+def test_score_refuses_what_it_cannot_read(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "garbage").write_text("garbage")
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["toybox", "score", "--count", "1", *words]) == 1
+    assert told in capsys.readouterr().err
 
 
 def test_render_draws_the_pictures_it_tells_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -128,6 +158,13 @@ def test_render_writes_the_pictures_of_a_concept(tmp_path: Path, capsys: pytest.
         (["--concept", "dog"], "The toybox has no concept 'dog'; its concepts are zebra-star, ladybird"),
         (["--output", "world.jpg"], "--output must be a .png or a folder, not 'world.jpg'."),
         (["--count", "0"], "--count must be at least 1, but is 0."),
+        (["--seed", "99999999999999999999"], "--seed must be between 0 and 2^63 - 1, not 99999999999999999999."),
+        (["--output", "/none/world.png"], "There is no folder '/none' to draw into; make it first."),
+        (["--output", "/dev/null/world"], "Cannot write to the folder '/dev/null/world': Not a directory."),
+        (
+            ["--concept", "fir", "--held-out"],
+            "A concept has its own five pictures, always the same; leave out what draws others.",
+        ),
     ],
 )
 def test_render_refuses_what_it_cannot_draw(words: list[str], told: str, capsys: pytest.CaptureFixture[str]):
@@ -147,7 +184,7 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]):
     assert "  train-oracle" in capsys.readouterr().out
 
 
-def test_score_measures_a_base_and_writes_its_table(trained: Path, tmp_path: Path, capsys):  # noqa: F811
+def test_score_measures_a_base_and_writes_its_table(trained: Path, tmp_path: Path, capsys):
     output = tmp_path / "score.json"
     words = ["--base", str(trained / "base"), "--oracle", str(trained / "oracle.safetensors"), "--output", str(output)]
     assert cli.main(["toybox", "score", *words, "--count", "2"]) == 0

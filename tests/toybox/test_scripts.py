@@ -1,58 +1,27 @@
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from pseudoword.errors import RecipeError, TrainingStopped
 from pseudoword.toybox import captions, suite, world
-from pseudoword.toybox.base import Sizes, text_encoder, tokenizer
+from pseudoword.toybox.base import text_encoder, tokenizer
 from pseudoword.toybox.captions import MANNER, NAME
 from pseudoword.toybox.muon import Muon, orthogonal
 from pseudoword.toybox.names import Names, point_at_names, with_names
 from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, load, save, truth
 from pseudoword.toybox.render import render
-from pseudoword.toybox.train_base import BaseOptions, batch_captions, train_base
-from pseudoword.toybox.train_decoder import DecoderOptions, train_decoder
-from pseudoword.toybox.train_oracle import OracleOptions, oracle_drawing, train_oracle, twin
-from pseudoword.toybox.train_text import TextOptions, encode, spoken_of, token_ids, train_text
-from pseudoword.toybox.train_vae import VaeOptions, psnr, train_vae
+from pseudoword.toybox.train_oracle import oracle_drawing, twin
+from pseudoword.toybox.train_text import encode, spoken_of, token_ids
+from pseudoword.toybox.train_vae import psnr
 from pseudoword.toybox.trainer import Rate, Trainer, draws
 from pseudoword.toybox.world import Drawing, Thing
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which everything was trained for a step or two, at a tiny size."""
-    folder = tmp_path_factory.mktemp("trained")
-    list(train_vae(vae_options(folder)))
-    list(train_text(text_options(folder)))
-    list(train_base(base_options(folder)))
-    list(train_oracle(OracleOptions(folder, pictures=8, pairs=6, steps=2, batch_size=4)))
-    return folder
-
-
-def vae_options(folder: Path) -> VaeOptions:
-    return VaeOptions(folder, pictures=8, steps=2, batch_size=2, channels=(8, 8, 8, 8), latent_channels=4)
-
-
-SIZES = Sizes(text_width=32, text_layers=1, channels=(16, 16))
-
-
-def text_options(folder: Path) -> TextOptions:
-    return TextOptions(folder, steps=2, batch_size=4, sizes=SIZES)
-
-
-def base_options(folder: Path) -> BaseOptions:
-    return BaseOptions(folder, pictures=8, steps=3, decay=1, batch_size=4, sheet_every=100, sizes=SIZES)
-
+from tests.toybox.conftest import SIZES
 
 # The trainer
 
@@ -145,87 +114,8 @@ def test_a_run_is_not_made_shorter_than_it_is(tmp_path: Path):
     quadratic(longer, 5)
     longer.save(tmp_path / "checkpoint")
     shorter = Trainer({"net": nn.Linear(6, 6)}, Rate(0.02, 1, 4, 2))
-    with pytest.raises(RecipeError, match=r"checkpoint is at step 5; --steps must be at least that\."):
+    with pytest.raises(RecipeError, match=r"checkpoint' is at step 5; --steps must be at least that\."):
         shorter.resume(tmp_path / "checkpoint")
-
-
-# The scripts
-
-
-def test_the_base_is_written_as_any_stable_diffusion(trained: Path):
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(trained / "base")
-    kinds = [type(part).__name__ for part in (pipeline.tokenizer, pipeline.text_encoder, pipeline.vae, pipeline.unet)]
-    assert kinds == ["CLIPTokenizer", "CLIPTextModel", "AutoencoderKL", "UNet2DConditionModel"]
-    assert {part.dtype for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet)} == {torch.float32}
-    assert pipeline.tokenizer.model_max_length == 77
-    assert pipeline.text_encoder.config.eos_token_id == pipeline.tokenizer.eos_token_id == 1
-    picture = pipeline("a red star", num_inference_steps=2, guidance_scale=4.0).images[0]
-    assert picture.size == (64, 64)
-    weights = sum(path.stat().st_size for path in (trained / "base").rglob("*.safetensors"))
-    parameters = sum(
-        p.numel() for part in (pipeline.text_encoder, pipeline.vae, pipeline.unet) for p in part.parameters()
-    )
-    assert weights < 2 * parameters + 60_000
-
-
-def test_the_vae_knows_the_spread_of_its_latents(trained: Path):
-    config = json.loads((trained / "vae" / "config.json").read_text())
-    latents = np.load(trained / "latents-8.npy").astype(np.float32)
-    assert config["scaling_factor"] > 0
-    assert latents.shape == (8, 4, 8, 8)
-    assert latents.std() == pytest.approx(1, abs=0.02)
-
-
-def test_a_decoder_is_sharpened_and_latents_stay(trained: Path, tmp_path: Path):
-    folder = shutil.copytree(trained, tmp_path / "again")
-    before = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
-    [*_, last] = train_decoder(DecoderOptions(folder, pictures=8, steps=60, batch_size=8))
-    after = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
-    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"decoder", "post_quant_conv"}
-    assert json.loads((folder / "vae" / "config.json").read_text())["scaling_factor"] == pytest.approx(
-        json.loads((trained / "vae" / "config.json").read_text())["scaling_factor"]
-    )
-    [first, *_] = train_decoder(DecoderOptions(shutil.copytree(trained, tmp_path / "new"), pictures=8, steps=1))
-    assert last.loss["toybox"] < 0.8 * first.loss["toybox"]
-
-
-def test_a_finished_base_is_written_again_with_the_autoencoder_that_is_there(trained: Path, tmp_path: Path):
-    folder = shutil.copytree(trained, tmp_path / "again")
-    list(train_decoder(DecoderOptions(folder, pictures=8, steps=2, batch_size=8)))
-    assert list(train_base(base_options(folder))) == []
-    weights = Path("vae") / "diffusion_pytorch_model.safetensors"
-    [own, written] = (load_file(folder / place / weights) for place in (".", "base"))
-    assert all(torch.equal(value.half(), written[name]) for name, value in own.items())
-    assert any(not torch.equal(value, written[name]) for name, value in load_file(trained / "base" / weights).items())
-
-
-def test_a_longer_run_goes_on_from_the_checkpoint(trained: Path):
-    steps = [p.step for p in train_base(replace(base_options(trained), steps=5))]
-    assert steps == [4, 5]
-    assert (trained / "samples-000005.png").exists()
-
-
-def test_a_stage_asks_for_those_before_it(tmp_path: Path):
-    with pytest.raises(RecipeError, match=r"vae' yet: pseudoword toybox train-vae makes it\.$"):
-        next(train_base(base_options(tmp_path)))
-    with pytest.raises(RecipeError, match=r"train-vae"):
-        next(train_oracle(OracleOptions(tmp_path)))
-    list(train_vae(vae_options(tmp_path)))
-    with pytest.raises(RecipeError, match=r"text.safetensors' yet: pseudoword toybox train-text makes it\.$"):
-        next(train_base(base_options(tmp_path)))
-
-
-def test_captions_of_a_batch_are_a_function_of_its_step():
-    options = BaseOptions(whole=100)
-    drawings = [world.training_drawing(seed) for seed in range(400)]
-    early, again = (batch_captions(options, drawings, 0, draws(0, 0, 1)) for _ in range(2))
-    late = batch_captions(options, drawings, 1000, draws(0, 1000, 1))
-    assert early == again
-    assert 0.05 < early.count("") / 400 < 0.16
-    assert sum(map(len, late)) < sum(map(len, early))
 
 
 # Names

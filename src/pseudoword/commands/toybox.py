@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 import tyro
 
 from pseudoword.errors import RecipeError
-from pseudoword.settings import at_least
+from pseudoword.settings import at_least, check_seed
 
 if TYPE_CHECKING:
     from pseudoword.evaluate.suite_score import WordScore
@@ -50,7 +50,11 @@ def render(arguments: Sequence[str]) -> None:
     if options.output.suffix.lower() not in ("", ".png"):
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
     at_least(1, **{"--count": options.count})
-    at_least(0, **{"--seed": options.seed})
+    check_seed(**{"--seed": options.seed})
+    if options.output.suffix and not options.output.parent.is_dir():
+        raise RecipeError(f"There is no folder {str(options.output.parent)!r} to draw into; make it first.")
+    if options.concept is not None and (options.held_out or options.seed):
+        raise RecipeError("A concept has its own five pictures, always the same; leave out what draws others.")
     from PIL import Image
 
     from pseudoword.toybox import captions, suite, world
@@ -71,7 +75,10 @@ def render(arguments: Sequence[str]) -> None:
     if options.output.suffix:
         sheet(list(pictures.values()), 12).save(options.output)
     else:
-        options.output.mkdir(parents=True, exist_ok=True)
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(f"Cannot write to the folder {str(options.output)!r}: {error.strerror}.") from error
         for name, picture in pictures.items():
             picture.save(options.output / f"{name}.png")
     for name, drawing in drawings.items():
@@ -101,12 +108,14 @@ STAGES = {
 def train(stage: str, arguments: Sequence[str]) -> None:
     """Carry out one of the stages."""
     from pseudoword import watch
+    from pseudoword.interruption import carry_out, until
 
     watch.show_messages()
     name = stage.replace("-", "_")
     module = importlib.import_module(f"pseudoword.toybox.{name}")
     options = getattr(module, f"{stage.removeprefix('train-').capitalize()}Options")
-    watch.follow(getattr(module, name)(_parse(options, stage, arguments)))
+    asked = _parse(options, stage, arguments)
+    carry_out(lambda stop: until(getattr(module, name)(asked), stop), "the same command")
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,11 @@ def score(arguments: Sequence[str]) -> None:
     """Print the table of goals, and write it as JSON."""
     options = _parse(Score, "score", arguments)
     at_least(1, **{"--count": options.count, "--steps": options.steps})
+    if options.output.expanduser().is_dir():
+        raise RecipeError(f"--output must be a file, but {str(options.output)!r} is a folder.")
     if not options.output.expanduser().parent.is_dir():
         raise RecipeError(f"There is no folder {str(options.output.parent)!r} to write the score to; make it first.")
-    from pseudoword import watch
+    from pseudoword import disk, watch
 
     watch.show_messages()
     from pseudoword.toybox import BASES, oracle
@@ -159,7 +170,7 @@ def score(arguments: Sequence[str]) -> None:
     rows = [{**asdict(goal), "reached": goal.reached} for goal in goals]
     command = shlex.join(["pseudoword", "toybox", "score", *arguments])
     told = {"command": command, **machine(), "goals": rows, "words": [asdict(score) for score in scores]}
-    options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    disk.write(options.output.expanduser(), json.dumps(told, indent=2) + "\n")
 
 
 def _learned(options: Score, judge: Judge) -> list[WordScore]:

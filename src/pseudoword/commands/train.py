@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword.training import train
 
     recipe = recipe_of(options)
-    carry_out(lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume", as_json=options.json)
+    carry_out(lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume latest", as_json=options.json)
     if watch.is_main_process() and not options.json:
         [concept] = recipe.concepts
         print(f"The word {concept.token} is in {recipe.output.folder}.")

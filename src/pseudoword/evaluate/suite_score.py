@@ -104,11 +104,15 @@ def word_score(
 def goals_of_words(scores: Sequence[WordScore]) -> list[Goal]:
     """Return the goals that learned words are held to."""
     known = [score for score in scores if score.subject.kind == "nameable" and score.described]
-    shares = [score.learned.itself / score.described.itself for score in known if score.described]
+    shares = [s.learned.itself / s.described.itself for s in known if s.described and s.described.itself]
     wordless = [score for score in scores if score.subject.kind == "wordless"]
     closer = sum(score.similarity > score.best_similarity for score in wordless)
     return [
-        Goal("nameable concepts, agreement against their own words' (mean)", 100 * float(np.mean(shares)), 85),
+        Goal(
+            "nameable concepts, agreement against their own words' (mean)",
+            100 * float(np.mean(shares)) if shares else 0.0,
+            85,
+        ),
         Goal(
             "concepts without a word, closer to their pictures than any single word",
             closer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from pseudoword import disk
+from pseudoword.errors import RecipeError, first_line
 from pseudoword.toybox.render import SIDE, render
 from pseudoword.toybox.world import held_out_drawing, training_drawing
 
@@ -24,21 +27,34 @@ def drawn_ahead(path: Path, count: int, draw: Callable[[int], Picture]) -> UInt8
     """Return pictures 0 to `count` of a function from a file, drawn there first, on all cores, if it does not exist."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{path.name}")
+        temporary = path.with_name(f"{disk.TEMPORARY}{os.getpid()}-{path.name}")
         pictures = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as drawers:
             for i, picture in enumerate(drawers.map(draw, range(count), chunksize=200)):
                 pictures[i] = picture
         pictures.flush()
         temporary.replace(path)
-    return np.load(path, mmap_mode="r")
+    return load(path, count)
 
 
 def keep(path: Path, values: np.ndarray) -> None:
     """Write an array to a file, which is whole or not there."""
-    temporary = path.with_name(f".tmp-{path.name}")
+    temporary = path.with_name(f"{disk.TEMPORARY}{os.getpid()}-{path.name}")
     np.save(temporary, values)
     temporary.replace(path)
+
+
+def load(path: Path, count: int) -> np.ndarray:
+    """Return an array of so many entries from a file, read as it is needed; RecipeError if the file is damaged."""
+    try:
+        values = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise RecipeError(
+            f"{str(path)!r} is damaged ({first_line(error)}); delete it, and it is made again."
+        ) from error
+    if len(values) != count:
+        raise RecipeError(f"{str(path)!r} holds {len(values)} entries, not {count}; delete it, and it is made again.")
+    return values
 
 
 def training_picture(seed: int) -> Picture:

@@ -14,9 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from pseudoword import disk
+from pseudoword.errors import RecipeError, first_line
 from pseudoword.toybox import world
 from pseudoword.toybox.render import SIDE
 from pseudoword.toybox.world import Drawing
@@ -150,13 +154,18 @@ class Judge:
 def save(oracle: Oracle, path: Path) -> None:
     """Write the oracle's weights as fp16."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in oracle.state_dict().items()}, path)
+    disk.write(path, serialised({name: value.half().contiguous() for name, value in oracle.state_dict().items()}))
 
 
 def load(path: Path = FILE) -> Judge:
     """Return the oracle inside this package, or another."""
     oracle = Oracle()
-    oracle.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    try:
+        oracle.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RecipeError(
+            f"The oracle {str(path)!r} cannot be read ({first_line(error)}); pseudoword toybox train-oracle makes one."
+        ) from error
     return Judge(oracle.eval())
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from pseudoword import disk
 from pseudoword.progress import Progress
 from pseudoword.toybox import captions, world
 from pseudoword.toybox.base import Base, Sizes, sample, scheduler, text_encoder, tokenizer, unet, write
@@ -26,8 +28,8 @@ from pseudoword.toybox.render import render
 from pseudoword.toybox.sheet import sheet
 from pseudoword.toybox.train_text import FILE as TEXT
 from pseudoword.toybox.train_text import encode, spoken_of, token_ids
-from pseudoword.toybox.train_vae import latents
-from pseudoword.toybox.trainer import Rate, Trainer, device, draws, made_before, precision
+from pseudoword.toybox.train_vae import latents, read_vae
+from pseudoword.toybox.trainer import Rate, Trainer, check, device, draws, made_before, precision, reading
 from pseudoword.toybox.world import Drawing
 
 log = logging.getLogger(__name__)
@@ -102,9 +104,9 @@ def begin(options: BaseOptions, latent_channels: int, side: int, vae: Any, where
     torch.manual_seed(options.seed)
     text: Any = text_encoder(options.sizes, words)
     names = Names(options.sizes.text_width)
-    nn.ModuleDict({"text_encoder": text, "names": names}).load_state_dict(
-        load_file(made_before(options.folder / TEXT, "train-text"))
-    )
+    read = made_before(options.folder / TEXT, "train-text")
+    with reading(read, "train-text"):
+        nn.ModuleDict({"text_encoder": text, "names": names}).load_state_dict(load_file(read))
     denoiser: Any = unet(options.sizes, latent_channels, side)
     quick_attention(text, denoiser)
     for module in (text, names, denoiser):
@@ -114,31 +116,32 @@ def begin(options: BaseOptions, latent_channels: int, side: int, vae: Any, where
     return Parts(Base(words, text, vae, denoiser, scheduler()), names, both)
 
 
-def train_base(options: BaseOptions) -> Iterator[Progress]:
+def train_base(options: BaseOptions) -> Generator[Progress]:
     """Train UNet, text encoder and names, and write the base in diffusers layout to `base/` in the folder."""
+    check(options)
     where = device()
-    loaded: Any = AutoencoderKL.from_pretrained(made_before(options.folder / "vae", "train-vae"))
-    vae = loaded.to(where)
+    vae = read_vae(options.folder, where)
     known = latents(options.folder, options.pictures, vae)
     parts = begin(options, known.shape[1], known.shape[2], vae, where)
     base = parts.base
     rate = Rate(options.learning_rate, 300, options.steps, options.decay)
     trainer = Trainer({"unet": base.unet, "text_encoder": base.text_encoder, "names": parts.names}, rate)
-    checkpoint = options.folder / "base.checkpoint"
-    trainer.resume(checkpoint)
-    while trainer.step < options.steps:
-        loss = _loss(options, parts, known, trainer.step, where)
-        trainer.update(loss)
-        if trainer.step % options.sheet_every == 0 and trainer.step < options.steps:
+
+    def look(step: int) -> None:
+        if step % options.sheet_every == 0 and step < options.steps:
             _write(options, trainer, base)
-        yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+
+    def loss(step: int) -> Tensor:
+        return _loss(options, parts, known, step, where)
+
+    yield from trainer.follow(options.folder / "base.checkpoint", loss, look)
     _write(options, trainer, base)
 
 
 def _write(options: BaseOptions, trainer: Trainer, base: Base) -> None:
     """Write the base with averaged weights, and a sheet of its samples."""
     with trainer.averaged():
-        write(base, options.folder / "base")
+        disk.write_folder(options.folder / "base", functools.partial(write, base))
         contact_sheet(base).save(options.folder / f"samples-{trainer.step:06d}.png")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from jaxtyping import UInt8
 from torch import Tensor
 
 from pseudoword.progress import Progress
 from pseudoword.toybox import world
 from pseudoword.toybox.cache import HELD_OUT, drawn_ahead, held_out_pictures, keep, training_pictures
+from pseudoword.toybox.cache import load as load_array
 from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, save, truth
 from pseudoword.toybox.render import SIDE, render
-from pseudoword.toybox.train_vae import round_trip, to_pixels, to_tensor
-from pseudoword.toybox.trainer import Rate, Trainer, device, draws, made_before
+from pseudoword.toybox.train_vae import read_vae, round_trip, to_pixels, to_tensor
+from pseudoword.toybox.trainer import Rate, Trainer, check, device, digest, draws
 from pseudoword.toybox.world import Drawing
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def paired_picture(index: int) -> UInt8[np.ndarray, "64 64 3"]:
 
 def paired_pictures(options: OracleOptions, vae: Any, where: torch.device) -> UInt8[np.ndarray, "pictures 64 64 3"]:
     """Return the pictures of all pairs; every other pair has been through the autoencoder."""
-    path = options.folder / f"pairs-worn-{options.pairs}.npy"
+    path = options.folder / f"pairs-worn-{options.pairs}-{options.seed}-{digest(vae)}.npy"
     if not path.exists():
         drawn = drawn_ahead(options.folder / f"pairs-{options.pairs}.npy", 2 * options.pairs, paired_picture)
         through = np.array([i for i in range(2 * options.pairs) if i // 2 % 2 == 0])
@@ -97,7 +97,7 @@ def paired_pictures(options: OracleOptions, vae: Any, where: torch.device) -> UI
             rng = draws(options.seed, int(part[0]), 3)
             made[part] = to_pixels(worn(to_tensor(drawn[part], where), vae, rng))
         keep(path, made)
-    return np.load(path, mmap_mode="r")
+    return load_array(path, 2 * options.pairs)
 
 
 @torch.no_grad()
@@ -139,29 +139,28 @@ def similarity_loss(embeddings: Tensor) -> Tensor:
     return F.cross_entropy(similar, twins)
 
 
-def train_oracle(options: OracleOptions) -> Iterator[Progress]:
+def train_oracle(options: OracleOptions) -> Generator[Progress]:
     """Train the oracle and write it to `oracle.safetensors` in the folder."""
+    check(options)
     where = device()
-    loaded: Any = AutoencoderKL.from_pretrained(made_before(options.folder / "vae", "train-vae"))
-    vae = loaded.to(where).eval()
+    vae = read_vae(options.folder, where).eval()
     torch.manual_seed(options.seed)
     oracle = Oracle().to(where)
+    plain, paired = training_pictures(options.folder, options.pictures), paired_pictures(options, vae, where)
     rate = Rate(options.learning_rate, 100, options.steps, options.steps // 2)
     trainer = Trainer({"oracle": oracle}, rate)
-    checkpoint = options.folder / "oracle.checkpoint"
-    trainer.resume(checkpoint)
-    plain, paired = training_pictures(options.folder, options.pictures), paired_pictures(options, vae, where)
-    while trainer.step < options.steps:
-        rng = draws(options.seed, trainer.step, 2)
+
+    def loss(step: int) -> Tensor:
+        rng = draws(options.seed, step, 2)
         seeds = rng.integers(options.pictures, size=options.batch_size)
         pairs = rng.integers(options.pairs, size=3 * options.batch_size // 2)
         drawings = [world.training_drawing(int(seed)) for seed in seeds]
         drawings += [drawing for half in zip(*map(pair, pairs.tolist()), strict=True) for drawing in half]
         pictures = np.concatenate([plain[seeds], paired[2 * pairs], paired[2 * pairs + 1]])
         logits, embeddings = oracle(roughened(to_tensor(pictures, where), rng))
-        loss = attribute_loss(logits, drawings) + 0.1 * similarity_loss(embeddings[len(seeds) :])
-        trainer.update(loss)
-        yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+        return attribute_loss(logits, drawings) + 0.1 * similarity_loss(embeddings[len(seeds) :])
+
+    yield from trainer.follow(options.folder / "oracle.checkpoint", loss)
     with trainer.averaged():
         save(oracle, options.folder / "oracle.safetensors")
         for name, shares in examine(oracle, vae, where).items():

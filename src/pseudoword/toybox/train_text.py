@@ -7,7 +7,7 @@ is of, and which colour is that of the stripes. It costs minutes, and the UNet t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from pseudoword import disk
 from pseudoword.families.lookup import lent
 from pseudoword.progress import Progress
 from pseudoword.toybox import captions, world
@@ -26,7 +27,7 @@ from pseudoword.toybox.base import Sizes, text_encoder, tokenizer
 from pseudoword.toybox.names import Names, point_at_names, with_names
 from pseudoword.toybox.oracle import agreement, attribute_heads, logits_of, readings_of
 from pseudoword.toybox.train_oracle import attribute_loss
-from pseudoword.toybox.trainer import Rate, Trainer, device, draws
+from pseudoword.toybox.trainer import Rate, Trainer, check, device, draws
 from pseudoword.toybox.words import POSITIONS
 from pseudoword.toybox.world import Drawing
 
@@ -96,8 +97,9 @@ def encode(encoder: Any, names: Names, drawings: Sequence[Drawing], ids: Tensor)
         return encoder(point_at_names(ids, size).to(where))
 
 
-def train_text(options: TextOptions) -> Iterator[Progress]:
+def train_text(options: TextOptions) -> Generator[Progress]:
     """Teach a text encoder and names, and write them to `text.safetensors` in the folder."""
+    check(options)
     where = device()
     words = with_names(tokenizer(options.folder / "tokenizer"))
     torch.manual_seed(options.seed)
@@ -108,15 +110,14 @@ def train_text(options: TextOptions) -> Iterator[Progress]:
         module.to(where)
     rate = Rate(options.learning_rate, 50, options.steps, options.steps // 2)
     trainer = Trainer({**modules, "reader": reader}, rate)
-    checkpoint = options.folder / "text.checkpoint"
-    trainer.resume(checkpoint)
-    while trainer.step < options.steps:
-        loss = attribute_loss(*_read(trainer, words, draws(options.seed, trainer.step, 4), options.batch_size))
-        trainer.update(loss)
-        yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+
+    def loss(step: int) -> Tensor:
+        return attribute_loss(*_read(trainer, words, draws(options.seed, step, 4), options.batch_size))
+
+    yield from trainer.follow(options.folder / "text.checkpoint", loss)
     with trainer.averaged():
         state = {f"{part}.{n}": v for part, module in modules.items() for n, v in module.state_dict().items()}
-        save_file({name: value.cpu().contiguous() for name, value in state.items()}, options.folder / FILE)
+        disk.write(options.folder / FILE, save({name: value.cpu().contiguous() for name, value in state.items()}))
         logits, drawings = _read(trainer, words, draws(options.seed, options.steps, 4), 1000)
         worded = [i for i, d in enumerate(drawings) if not d.nameless and d.style in world.STYLES]
         readings = readings_of(logits)

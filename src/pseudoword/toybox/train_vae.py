@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float, Float16, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
+from pseudoword import disk
 from pseudoword.progress import Progress
-from pseudoword.toybox.cache import held_out_pictures, keep, training_pictures
-from pseudoword.toybox.trainer import Rate, Trainer, device, draws
+from pseudoword.toybox.cache import held_out_pictures, keep, load, training_pictures
+from pseudoword.toybox.trainer import Rate, Trainer, check, device, digest, draws, made_before, reading
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,14 @@ def model(options: VaeOptions) -> Any:
     )
 
 
+def read_vae(folder: Path, where: torch.device) -> Any:
+    """Return the autoencoder that `train-vae` left in a folder; RecipeError says what to run if it cannot be had."""
+    path = made_before(folder / "vae", "train-vae")
+    kind: Any = AutoencoderKL
+    with reading(path, "train-vae"):
+        return kind.from_pretrained(path, low_cpu_mem_usage=False).to(where)
+
+
 def to_tensor(
     pictures: UInt8[np.ndarray, "batch side side 3"], where: torch.device
 ) -> Float[Tensor, "batch 3 side side"]:
@@ -103,34 +112,37 @@ def latent_std(vae: Any, pictures: UInt8[np.ndarray, "count side side 3"], where
 @torch.no_grad()
 def latents(folder: Path, count: int, vae: Any) -> Float16[np.ndarray, "count channels side side"]:
     """Return the scaled latents of the pictures, encoded once and kept beside them."""
-    path = folder / f"latents-{count}.npy"
+    path = folder / f"latents-{count}-{digest(nn.ModuleList([vae.encoder, vae.quant_conv]))}.npy"
     if not path.exists():
         pictures, scale = training_pictures(folder, count), vae.config.scaling_factor
         parts = (to_tensor(pictures[i : i + 200], vae.device) for i in range(0, count, 200))
         keep(path, np.concatenate([(vae.encode(p).latent_dist.mean * scale).half().cpu().numpy() for p in parts]))
-    return np.load(path)
+    return load(path, count)
 
 
-def train_vae(options: VaeOptions) -> Iterator[Progress]:
+def train_vae(options: VaeOptions) -> Generator[Progress]:
     """Train the autoencoder, and write it in diffusers layout to `vae/` in the folder."""
+    check(options)
     pictures = training_pictures(options.folder, options.pictures)
     where = device()
     vae = model(options).to(where, memory_format=torch.channels_last)
     rate = Rate(options.learning_rate, 100, options.steps, options.steps * 3 // 4)
     trainer = Trainer({"vae": vae}, rate, weight_decay=1e-4)
-    checkpoint = options.folder / "vae.checkpoint"
-    trainer.resume(checkpoint)
-    while trainer.step < options.steps:
-        rng = draws(options.seed, trainer.step, 0)
+
+    def loss(step: int) -> Tensor:
+        rng = draws(options.seed, step, 0)
         batch = to_tensor(pictures[np.sort(rng.integers(len(pictures), size=options.batch_size))], where)
         posterior = vae.encode(batch).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, dtype=np.float32)).to(where)
         made = vae.decode(posterior.mean + posterior.std * noise).sample
-        loss = reconstruction_loss(made, batch)
-        trainer.update(loss + 1e-6 * posterior.kl().mean())
-        if trainer.step % 200 == 0:
-            log.info("step %d: %.2f dB on its own batch", trainer.step, psnr(made.detach(), batch))
-        yield trainer.progress(loss, trainer.save_sometimes(checkpoint))
+        if (step + 1) % 200 == 0:
+            log.info("step %d: %.2f dB on its own batch", step + 1, psnr(made.detach(), batch))
+        return reconstruction_loss(made, batch) + 1e-6 * posterior.kl().mean()
+
+    yield from trainer.follow(options.folder / "vae.checkpoint", loss)
+    if (options.folder / "vae").exists() and trainer.step == trainer.began_at:
+        log.info("Nothing left to train: the autoencoder in %s stays as it is", options.folder / "vae")
+        return
     _finish(options, trainer, vae, pictures[:SPREAD], where)
 
 
@@ -145,4 +157,4 @@ def _finish(options: VaeOptions, trainer: Trainer, vae: Any, pictures: np.ndarra
     with trainer.averaged():
         report(vae, where)
         vae.register_to_config(scaling_factor=1 / latent_std(vae, pictures, where))
-        vae.save_pretrained(options.folder / "vae")
+        disk.write_folder(options.folder / "vae", vae.save_pretrained)

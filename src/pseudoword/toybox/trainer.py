@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import io
 import logging
 import math
+import pickle
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pseudoword.errors import RecipeError, TrainingStopped
+from pseudoword import disk
+from pseudoword.errors import RecipeError, TrainingStopped, first_line
 from pseudoword.progress import Progress
+from pseudoword.settings import at_least, check_seed
 from pseudoword.toybox.muon import Muon
 
 log = logging.getLogger(__name__)
@@ -49,6 +57,43 @@ def made_before(path: Path, command: str) -> Path:
     if not path.exists():
         raise RecipeError(f"There is no {str(path)!r} yet: pseudoword toybox {command} makes it.")
     return path
+
+
+@contextmanager
+def reading(path: Path, command: str) -> Iterator[None]:
+    """Read an earlier stage's result in this block; RecipeError if it cannot be."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+        raise RecipeError(
+            f"{str(path)!r} cannot be read ({first_line(error)}); delete it and run pseudoword toybox {command} again."
+        ) from error
+
+
+def check(options: Any) -> None:
+    """Raise RecipeError naming the first of a stage's options that no run can have."""
+    counts = ("steps", "batch_size", "pictures", "pairs", "sheet_every", "whole", "latent_channels")
+    at_least(1, **{_flag(name): getattr(options, name) for name in counts if hasattr(options, name)})
+    at_least(
+        0, **{_flag(name): getattr(options, name) for name in ("decay", "learning_rate") if hasattr(options, name)}
+    )
+    check_seed(**{"--seed": options.seed})
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"Cannot write to the folder {str(options.folder)!r}: {error.strerror}.") from error
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def digest(module: nn.Module) -> str:
+    """Return a short name for a module's weights, for files that depend on them."""
+    state = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        state.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:10]
 
 
 def draws(seed: int, step: int, purpose: int) -> np.random.Generator:
@@ -88,7 +133,7 @@ class Trainer:
             Muon(inner, weight_decay=weight_decay),
             torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
         ]
-        self.step = 0
+        self.step = self.began_at = 0
         self.seconds = 0.0
         self._losses: deque[float] = deque(maxlen=EVERY_STEPS)
         self._began = time.perf_counter()
@@ -112,7 +157,29 @@ class Trainer:
         share = max(1 / 2000, 10 / (self.step + 10))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], share)
 
-    def progress(self, loss: Tensor, saved: tuple[Path, ...] = ()) -> Progress:
+    def follow(
+        self, checkpoint: Path, loss: Callable[[int], Tensor], after: Callable[[int], None] | None = None
+    ) -> Generator[Progress]:
+        """Go on from a checkpoint to the end, step by step; closed before that, it keeps one of the last whole step.
+
+        `loss` is a function of the step from 0; `after` is told how many are done.
+        """
+        self.resume(checkpoint)
+        self.began_at = self.step
+        self._began = time.perf_counter()
+        try:
+            while self.step < self.rate.steps:
+                made = loss(self.step)
+                self.update(made)
+                progress = self._progress(made)
+                if after:
+                    after(self.step)
+                yield dataclasses.replace(progress, saved=self._save_sometimes(checkpoint))
+        except GeneratorExit:
+            self.save(checkpoint)
+            raise
+
+    def _progress(self, loss: Tensor) -> Progress:
         """Return the report of the step just done."""
         began, self._began = self._began, time.perf_counter()
         self.seconds += self._began - began
@@ -121,7 +188,7 @@ class Trainer:
         if self.step % EVERY_STEPS == 0:
             mean = sum(self._losses) / len(self._losses)
             log.info("step %d: mean loss %.4f, after %.2f hours", self.step, mean, self.seconds / 3600)
-        return Progress(self.step, self.rate.steps, {"toybox": self._losses[-1]}, rate, self._began - began, saved)
+        return Progress(self.step, self.rate.steps, {"toybox": self._losses[-1]}, rate, self._began - began)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -150,13 +217,13 @@ class Trainer:
             "average": self.average,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        temporary = path.with_name(f"{path.name}.tmp")  # torch refuses names that begin with a dot
-        torch.save(state, temporary)
-        temporary.replace(path)
+        content = io.BytesIO()
+        torch.save(state, content)
+        disk.write(path, content.getvalue())
         self._saved = time.monotonic()
         return path
 
-    def save_sometimes(self, path: Path) -> tuple[Path, ...]:
+    def _save_sometimes(self, path: Path) -> tuple[Path, ...]:
         """Save at the end of the run, and now and then before."""
         due = self.step == self.rate.steps or time.monotonic() - self._saved > EVERY_SECONDS
         return (self.save(path),) if due else ()
@@ -165,12 +232,23 @@ class Trainer:
         """Go on from a checkpoint, if there is one."""
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.average[0].device, weights_only=True)
-        if state["step"] > self.rate.steps:
-            raise RecipeError(f"{path} is at step {state['step']}; --steps must be at least that.")
-        self.modules.load_state_dict(state["modules"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        try:
+            state = torch.load(path, map_location=self.average[0].device, weights_only=True)
+            step = int(state["step"])
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise RecipeError(
+                f"The checkpoint {str(path)!r} cannot be read ({first_line(error)}); delete it to begin anew."
+            ) from error
+        if step > self.rate.steps:
+            raise RecipeError(f"{str(path)!r} is at step {step}; --steps must be at least that.")
+        try:
+            self.modules.load_state_dict(state["modules"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise RecipeError(
+                f"The checkpoint {str(path)!r} is of other sizes; ask for the same ones, or take another --folder."
+            ) from error
         self.average = state["average"]
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds = step, state["seconds"]
         log.info("Going on from step %d of %s", self.step, path)
