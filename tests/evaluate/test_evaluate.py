@@ -15,12 +15,14 @@ from pseudoword import cli, formats, generate
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
 from pseudoword.evaluate import answer_key, diagnostics
-from pseudoword.evaluate.words import Asked, words_of
+from pseudoword.evaluate.prompts import Question
+from pseudoword.evaluate.words import Asked, names, words_of
 from pseudoword.recipe import BaseModel, Output
 from pseudoword.toybox import oracle, suite
 from pseudoword.training import train
 from tests.evaluate.test_similarity import models  # noqa: F401  # a fixture
 
+KNOWN = ["--model", "toybox", "--class-word", "ring"]
 FEW = ["--num-images", "2", "--num-inference-steps", "3"]
 
 
@@ -81,10 +83,10 @@ def test_runs_are_measured_by_the_answer_key_and_again_alike(
     assert evaluate(*runs, "--output", again, *FEW) == 0
     assert json.loads((again / "report.json").read_text())["words"] == told["words"]
 
-    # What was examined is not examined again, nor is a half-written examination believed.
+    # What was sampled is not sampled again, nor is a half-written picture believed.
     pictures = sorted((out / "examined").glob("*.png"))
+    pictures[0].write_bytes(pictures[0].read_bytes()[:500])
     stamps = [picture.stat().st_mtime_ns for picture in pictures]
-    sorted((out / "examined").glob("*.json"))[0].write_text('{"side": 64, "sco')
     assert evaluate(*runs, "--output", out, *FEW) == 0
     moved = [picture.stat().st_mtime_ns != stamp for picture, stamp in zip(pictures, stamps, strict=True)]
     assert moved == [True, False]
@@ -96,7 +98,7 @@ def test_steps_of_a_run_are_points_of_one_line(runs: list[Path], tmp_path: Path)
     told = json.loads((tmp_path / "all" / "report.json").read_text())
     assert [(word["name"], word["step"]) for word in told["words"]] == [("ring-0 at 2", 2), ("ring-0 at 4", 4)]
     assert len(told["groups"]) == 2
-    assert len(words_of(str(runs[0]), Asked(), (4, 5))) == 1
+    assert [word.step for word in words_of(str(runs[0]), Asked(), (4,))] == [4]
 
 
 def test_a_file_is_measured_with_pretrained_models(models: Path, runs: list[Path], tmp_path: Path):  # noqa: F811
@@ -119,6 +121,12 @@ def test_a_file_is_measured_with_pretrained_models(models: Path, runs: list[Path
         ([], "does not say which base it is for; name it with --model."),
         (["--model", "toybox"], "does not say what it was learned from; name the folder with --pictures."),
         (["--model", "toybox", "--pictures", "."], "say it with --class-word, such as 'cat'."),
+        (["--steps"], "--steps goes with the folders of runs, but"),
+        (["--guidance-scale", "nan"], "--guidance-scale must be a number, not nan."),
+        (
+            ["--output", "/dev/null/out", "--model", "toybox", "--pictures", ".", "--class-word", "ring"],
+            "Cannot write to",
+        ),
         (["--num-images", "0"], "--num-images must be at least 1, but is 0."),
         (["--seed", "-1"], "--seed must be between 0 and 2^63 - 1, not -1."),
         (["--output", "report.html"], "--output must be a folder, not 'report.html'."),
@@ -132,8 +140,10 @@ def test_what_is_left_open_is_asked_for(
 
 
 def test_a_run_without_words_at_steps_is_named(runs: list[Path], capsys: pytest.CaptureFixture[str]):
-    assert evaluate(runs[0], "--steps", "3") == 1
-    assert "has left no word at the steps asked for; a run keeps some with --save-steps." in capsys.readouterr().err
+    assert evaluate(runs[0], "--steps", "3", "2") == 1
+    assert "has left no word at step 3; those it has kept (--save-steps): 2, 4." in capsys.readouterr().err
+    assert evaluate("nowhere") == 1
+    assert "There is no file or folder 'nowhere' to evaluate; name a run's" in capsys.readouterr().err
     assert evaluate() == 1
     assert "Name at least one run's folder or embedding file to evaluate." in capsys.readouterr().err
 
@@ -179,19 +189,18 @@ def test_a_subjects_own_pictures_are_most_similar_to_it():
 def test_a_word_that_is_its_class_word_drifts_nowhere(family: Family):
     [(encoder, vocabulary)] = family.vocabularies.items()
     rows, _ = vocabulary.initial_rows("star", 1)
-    prompts = ["a photo of a {} in the snow", "{}", "a red {}"]
-    same = diagnostics.diagnose(family, Concept("<s>", {encoder: rows}), "star", prompts)
+    prompts = [Question(text) for text in ("a photo of a {} in the snow", "{}", "a red {} with {x}")]
+    same = diagnostics.diagnose(family, Concept("<s>", {encoder: rows}), "star", "star", prompts)
     assert same.drift == pytest.approx(0, abs=1e-6)
     [row] = same.rows[encoder]
     assert row.cosine_to_initializer == pytest.approx(1)
     assert row.nearest[0] == ("star", pytest.approx(1))
     assert row.norm_ratio == pytest.approx(row.norm / np.linalg.norm(vocabulary.table, axis=1).mean())
     longer = Concept("<s>", {encoder: np.concatenate([rows, 5 * rows[:, ::-1]])})
-    moved = diagnostics.diagnose(family, longer, "star", prompts)
-    assert moved.drift is not None
+    moved = diagnostics.diagnose(family, longer, "star", "star", prompts)
     assert 0.001 < moved.drift < 2
-    unknown = diagnostics.diagnose(family, longer, None, prompts)
-    assert unknown.drift is None
+    unknown = diagnostics.diagnose(family, longer, None, "star", prompts)
+    assert unknown.drift == moved.drift
     assert unknown.rows[encoder][0].cosine_to_initializer is None
 
 
@@ -200,9 +209,11 @@ def test_drift_compares_each_token_with_itself(family: Family):
     [(encoder, vocabulary)] = family.vocabularies.items()
     both, _ = vocabulary.initial_rows("red star", 2)
     word = Concept("<s>", {encoder: both})
-    assert diagnostics.drift(family, word, "red star", ["a photo of a {} in the snow"]) == pytest.approx(0, abs=1e-6)
+    assert diagnostics.drift(family, word, "red star", [Question("a photo of a {} in the snow")]) == pytest.approx(
+        0, abs=1e-6
+    )
     one = Concept("<s>", {encoder: both[1:]})
-    assert 0 < diagnostics.drift(family, one, "red star", ["a photo of a {} in the snow"]) < 0.5
+    assert 0 < diagnostics.drift(family, one, "red star", [Question("a photo of a {} in the snow")]) < 0.5
 
 
 def test_a_words_format_does_not_matter(runs: list[Path], tmp_path: Path):
@@ -211,3 +222,31 @@ def test_a_words_format_does_not_matter(runs: list[Path], tmp_path: Path):
     [word] = words_of(str(tmp_path / "word.bin"), Asked(BaseModel("toybox"), runs[0] / "pictures", "ring"), None)
     assert word.concept.token == "<ring>"
     assert word.seed is None
+
+
+def test_words_of_one_file_name_stand_alone_and_apart(runs: list[Path], tmp_path: Path):
+    files = [run / "learned_embeds.safetensors" for run in runs]
+    asked = ["--model", "toybox", "--pictures", runs[0] / "pictures", "--class-word", "ring", *FEW]
+    assert evaluate(*files, files[0], *asked, "--output", tmp_path / "out") == 0
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    both = ["ring-0/learned_embeds.safetensors", "ring-1/learned_embeds.safetensors"]
+    assert [word["name"] for word in told["words"]] == both
+    assert [group["words"] for group in told["groups"]] == [[name] for name in both]
+
+
+def test_names_tell_places_and_steps_apart(runs: list[Path]):
+    found = [word for run in runs for word in words_of(str(run), Asked(), ())]
+    assert names(found) == ["ring-0 at 2", "ring-0 at 4", "ring-1 at 2", "ring-1 at 4"]
+    assert names(found[1:3]) == ["ring-0", "ring-1"]
+
+
+def test_other_pictures_to_compare_with_change_scores_not_recipes(models: Path, runs: list[Path], tmp_path: Path):  # noqa: F811
+    other = suite.write(suite.NAMED["badge"], tmp_path / "badge")
+    words = [*runs[:1], "--measure", "dino", "--dino", models / "dino", "--prompts", "object", *FEW]
+    told = []
+    for pictures in ([], ["--pictures", other]):
+        assert evaluate(*words, *pictures, "--output", tmp_path / "out") == 0
+        told.append(json.loads((tmp_path / "out" / "report.json").read_text())["words"][0])
+    assert told[0]["scores"] != told[1]["scores"]
+    assert told[0]["recipe"] == told[1]["recipe"]
+    assert len(list((tmp_path / "out" / "examined").glob("*.png"))) == 1

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import tyro
 
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import Sampler
+from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.settings import at_least, check_seed
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from pseudoword.evaluate.examine import Examiner, Yardstick
     from pseudoword.evaluate.prompts import Question
     from pseudoword.evaluate.report import Evaluated
     from pseudoword.evaluate.similarity import Similarity
     from pseudoword.evaluate.words import Word
+
+log = logging.getLogger(__name__)
 
 EXAMPLE = "pseudoword evaluate cat-run other-cat-run --output evaluation"
 Model = Literal["clip", "dino", "dinov2", "siglip"]
@@ -41,7 +47,7 @@ class Options:
     steps: Optional[tuple[int, ...]] = None
     """Evaluate the words that runs left at these steps instead of their last; without numbers, all that they left."""
     prompts: str = "auto"
-    """'object', 'living' or 'style', a file with one prompt a line, or the concept's own kind."""
+    """'object', 'living', 'style', or a file with one prompt a line, a first paragraph of its own for plain ones."""
     measure: tuple[Model, ...] = ("clip", "dino")
     """Pretrained models to measure with. Words of the toybox's suite are measured by its oracle instead."""
     clip: Optional[str] = None
@@ -82,14 +88,18 @@ def run(arguments: Sequence[str]) -> int:
 
     watch.show_messages()
     from pseudoword.evaluate import report, words
-    from pseudoword.recipe import BaseModel
 
     report.check_installed()
     asked = words.Asked(BaseModel(options.model) if options.model else None, options.pictures, options.class_word)
     found = [word for path in options.word for word in words.words_of(path, asked, options.steps)]
-    evaluated = _evaluate(options, found)
+    output = options.output.expanduser()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"Cannot write to the folder {str(output)!r}: {error.strerror}.") from error
+    evaluated = _evaluate(options, list({(word.place, word.step): word for word in found}.values()), output)
     facts = {"command": shlex.join(["pseudoword", "evaluate", *arguments]), **_machine(), **_sampled(options)}
-    path = report.write(evaluated, options.output.expanduser(), facts)
+    path = report.write(evaluated, output, facts)
     if options.json:
         print(json.dumps(report.to_json(evaluated, facts), indent=1))
     else:
@@ -105,60 +115,63 @@ def _check(options: Options) -> None:
     check_seed(**{"--seed": options.seed})
     if options.output.suffix or options.output.is_file():
         raise RecipeError(f"--output must be a folder, not {options.output.name!r}.")
+    if options.guidance_scale is not None and not math.isfinite(options.guidance_scale):
+        raise RecipeError(f"--guidance-scale must be a number, not {options.guidance_scale}.")
     if not options.measure:
         raise RecipeError("--measure needs at least one of clip, dino, dinov2 and siglip.")
 
 
-def _evaluate(options: Options, found: Sequence[Word]) -> list[Evaluated]:
+def _evaluate(options: Options, found: Sequence[Word], output: Path) -> list[Evaluated]:
     """Examine every word on its base; each base and each pretrained model is loaded once."""
     from pseudoword import generate
-    from pseudoword.evaluate.diagnostics import diagnose
+    from pseudoword.evaluate import words
     from pseudoword.evaluate.examine import Examiner
-    from pseudoword.evaluate.report import Evaluated
 
     models: dict[str, Similarity] = {}
     done: dict[int, Evaluated] = {}
+    names = words.names(found)
     for base in dict.fromkeys(word.base for word in found):
-        guidance = options.guidance_scale or (4.0 if base.model == "toybox" else 7.5)
-        sampling = generate.Sampling(options.seed, options.num_inference_steps, guidance, options.sampler)
-        told = json.dumps(asdict(base))
-        examiner = Examiner(generate.load(base), told, sampling, options.num_images, options.output / "examined")
+        sampling = generate.Sampling(
+            options.seed, options.num_inference_steps, _guidance(options, base), options.sampler
+        )
+        examiner = Examiner(generate.load(base), sampling, options.num_images, output / "examined")
         for i, word in enumerate(found):
             if word.base == base:
-                yardstick, questions = _yardstick(options, word, models)
-                examination = _shown(examiner, word, yardstick, questions)
-                texts = [question.text for question in questions]
-                diagnosis = diagnose(examiner.family, word.concept, word.class_word, texts)
-                done[i] = Evaluated(
-                    word,
-                    questions,
-                    examination,
-                    diagnosis,
-                    yardstick.fidelity,
-                    yardstick.editability,
-                    yardstick.told,
-                    word.real_pictures(),
-                )
+                done[i] = _examined(options, examiner, names[i], word, models)
     return [done[i] for i in range(len(found))]
 
 
-def _shown(examiner: Examiner, word: Word, yardstick: Yardstick, questions: Sequence[Question]) -> Any:
-    import logging
-
-    count = len(questions) * examiner.noises
-    logging.getLogger("pseudoword").info("Examining %s: %d pictures", word.name, count)
-    return examiner.examine(word.concept, yardstick, questions)
+def _guidance(options: Options, base: BaseModel) -> float:
+    if options.guidance_scale is not None:
+        return options.guidance_scale
+    return 4.0 if base.model == "toybox" else 7.5
 
 
-def _yardstick(options: Options, word: Word, models: dict[str, Similarity]) -> tuple[Yardstick, Sequence[Question]]:
+def _examined(options: Options, examiner: Examiner, name: str, word: Word, models: dict[str, Similarity]) -> Evaluated:
+    """Sample and measure one word, and say what the text encoder makes of it."""
+    from pseudoword.evaluate.diagnostics import diagnose
+    from pseudoword.evaluate.report import Evaluated
+
+    real = word.real_pictures()
+    yardstick, questions = _yardstick(options, examiner, word, real, models)
+    log.info("Examining %s: %d pictures", name, len(questions) * examiner.noises)
+    done = examiner.examine(word.concept, yardstick, questions)
+    diagnosis = diagnose(examiner.family, word.concept, word.initializer, word.class_word, questions)
+    told = [f"guidance {examiner.sampling.guidance_scale:g} on {word.base.model}", *yardstick.told]
+    return Evaluated(name, word, questions, done, diagnosis, yardstick.fidelity, yardstick.editability, told, real)
+
+
+def _yardstick(
+    options: Options, examiner: Examiner, word: Word, real: Sequence[Image.Image], models: dict[str, Similarity]
+) -> tuple[Yardstick, Sequence[Question]]:
     """Return what measures a word and what it is asked; for pictures of the toybox's suite, its answer key."""
     from pseudoword.evaluate import prompts, similarity
     from pseudoword.evaluate.answer_key import AnswerKey
     from pseudoword.toybox import oracle, suite
+    from pseudoword.toybox.render import SIDE
 
-    real = word.real_pictures()
     subject = suite.recognised(real)
-    if subject and options.prompts == "auto":
+    if subject and options.prompts == "auto" and examiner.family.resolution == SIDE:
         key = AnswerKey(subject, oracle.load())
         return key, key.questions
     for name in options.measure:
@@ -200,5 +213,9 @@ def _print(evaluated: Sequence[Evaluated]) -> None:
             cells.append(
                 "—" if scores is None else f"{statistics.mean(scores):.3f} ± {statistics.sampling_error(scores):.3f}"
             )
-        table.add_row(one.word.name, str(one.word.step or "—"), *cells)
+        table.add_row(one.name, str(one.word.step or "—"), *cells)
     Console(soft_wrap=True, highlight=False, markup=False).print(table)
+
+
+def _cell(mean: float, error: float) -> str:
+    return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"

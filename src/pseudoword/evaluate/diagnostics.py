@@ -10,6 +10,7 @@ import numpy as np
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
 from pseudoword.errors import TokenError
+from pseudoword.evaluate.prompts import Question
 from pseudoword.vocabulary import Vocabulary, encode_all, lent_words
 
 
@@ -31,17 +32,19 @@ class Diagnosis:
 
     rows: Mapping[str, tuple[RowDiagnosis, ...]]
     """Per text encoder."""
-    drift: float | None
+    drift: float
     """Mean of 1 - cosine between the outputs of all other tokens in prompts with the word and with its class word."""
 
 
-def diagnose(family: Family, concept: Concept, initializer: str | None, prompts: Sequence[str]) -> Diagnosis:
-    """Look at a word's rows, and at the other tokens' outputs in prompts with `{}` for it."""
+def diagnose(
+    family: Family, concept: Concept, initializer: str | None, class_word: str, questions: Sequence[Question]
+) -> Diagnosis:
+    """Look at a word's rows beside where training began, if that is known, and at the other tokens of its prompts."""
     rows = {
         encoder: _rows(vocabulary, vocabulary.rows_of(concept, encoder), initializer)
         for encoder, vocabulary in family.vocabularies.items()
     }
-    return Diagnosis(rows, drift(family, concept, initializer, prompts) if initializer and prompts else None)
+    return Diagnosis(rows, drift(family, concept, class_word, questions))
 
 
 def _rows(vocabulary: Vocabulary, rows: np.ndarray, initializer: str | None) -> tuple[RowDiagnosis, ...]:
@@ -69,7 +72,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
 
-def drift(family: Family, concept: Concept, class_word: str, prompts: Sequence[str]) -> float:
+def drift(family: Family, concept: Concept, class_word: str, questions: Sequence[Question]) -> float:
     """Return how far a word moves the outputs of the other tokens in its prompts, from 0 (not at all) to 2.
 
     Those before the word and those behind it, end token included, are compared with the same ones of the prompt with
@@ -77,7 +80,9 @@ def drift(family: Family, concept: Concept, class_word: str, prompts: Sequence[s
     """
     vocabulary = next(iter(family.vocabularies.values()))
     with lent_words(family.vocabularies, [concept]) as lent:
-        with_word, with_class = ([prompt.format(said) for prompt in prompts] for said in (concept.token, class_word))
+        with_word, with_class = (
+            [question.saying(said) for question in questions] for said in (concept.token, class_word)
+        )
         ids = [encode_all(family.vocabularies, texts) for texts in (with_word, with_class)]
         outputs = family.prompt_inputs(ids[0], ids[1], lent)
         learned, plain = (outputs[name].float().cpu().numpy() for name in ("prompt_embeds", "negative_prompt_embeds"))
@@ -86,11 +91,11 @@ def drift(family: Family, concept: Concept, class_word: str, prompts: Sequence[s
         np.mean(
             [
                 1 - _cosine(one, other)
-                for i, prompt in enumerate(prompts)
+                for i, question in enumerate(questions)
                 for one, other in _side_by_side(
                     learned[i],
                     plain[i],
-                    before=vocabulary.encode(prompt.partition("{}")[0].rstrip()).length - 1,
+                    before=vocabulary.encode(question.text.partition("{}")[0].rstrip()).length - 1,
                     vectors=concept.num_vectors,
                     lengths=(lengths[0][i], lengths[1][i]),
                 )

@@ -1,4 +1,4 @@
-"""Examine a word: sample every question from the same noises, measure the pictures, and keep both for next time."""
+"""Examine a word: sample every question from the same noises, keep the pictures for next time, and measure them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from pseudoword import disk, generate, sheets
+from pseudoword import generate, sheets
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
+from pseudoword.errors import RecipeError
 from pseudoword.evaluate.prompts import Question
 from pseudoword.evaluate.statistics import Scores
 from pseudoword.generate import Sampling
@@ -50,11 +52,9 @@ class Examination:
 
 @dataclass(frozen=True)
 class Examiner:
-    """How words are examined, all alike; what was examined before is read from `folder` again."""
+    """How words are examined, all alike. Pictures sampled before are read from `folder` again, and measured anew."""
 
     family: Family
-    base: str
-    """What the base is called, for telling examinations apart."""
     sampling: Sampling
     """Of its seeds the first noise has the first."""
     noises: int
@@ -62,58 +62,58 @@ class Examiner:
     folder: Path
 
     def examine(self, concept: Concept, yardstick: Yardstick, questions: Sequence[Question]) -> Examination:
-        """Sample and measure a word, or read what came of it earlier."""
-        key = self._key(concept, yardstick, questions)
-        known = self._read(key, len(questions))
-        if known:
-            return known
-        prompts, seeds = generate.repeated(
-            [question.text.format(concept.token) for question in questions], self.noises, self.sampling.seed
-        )
+        """Sample a word's pictures, or read them if they were sampled earlier, and measure them."""
+        prompts = [question.saying(concept.token) for question in questions]
+        path = self.folder / f"{self._key(concept, prompts)}.png"
+        lines = self._read(path, len(prompts)) or self._sample(concept, prompts, path)
+        return Examination(yardstick.measure(questions, lines), lines)
+
+    def _sample(self, concept: Concept, prompts: Sequence[str], path: Path) -> list[list[Image.Image]]:
+        """Sample a line of pictures for each prompt, and keep them as one picture without loss."""
+        asked, seeds = generate.repeated(prompts, self.noises, self.sampling.seed)
         made = generate.generate(
-            self.family, [concept], prompts, sampling=self.sampling, seeds=seeds, batch_size=self._batch
+            self.family, [concept], asked, sampling=self.sampling, seeds=seeds, batch_size=self._batch
         )
-        lines = [made[i : i + self.noises] for i in range(0, len(made), self.noises)]
-        done = Examination(yardstick.measure(questions, lines), lines)
-        self._keep(key, done)
-        return done
+        try:
+            sheets.save(sheets.grid(made, self.noises, gap=0), path, {"side": str(made[0].width)})
+        except OSError as error:
+            raise RecipeError(f"Cannot write to the folder {str(self.folder)!r}: {error.strerror}.") from error
+        return [made[i : i + self.noises] for i in range(0, len(made), self.noises)]
 
     @property
     def _batch(self) -> int:
-        """Pictures sampled at once: as many as four of 512 × 512, so far as a prompt's noises go round."""
+        """Pictures sampled at once: as many pixels as four of 512 × 512 have, and four prompts at most."""
         return max(1, min(4 * self.noises, round(4 * (512 / self.family.resolution) ** 2)))
 
-    def _key(self, concept: Concept, yardstick: Yardstick, questions: Sequence[Question]) -> str:
-        """Return a name for everything that the numbers depend on."""
+    @cached_property
+    def _base(self) -> str:
+        """A name for the base's weights and their precision; of each tensor its shape, sum and first values."""
+        state = hashlib.sha256()
+        for part, module in sorted(self.family.modules.items()):
+            for name, value in module.state_dict().items():
+                told = (part, name, tuple(value.shape), str(value.dtype), float(value.double().sum()))
+                state.update(repr((told, value.flatten()[:64].tolist())).encode())
+        return state.hexdigest()
+
+    def _key(self, concept: Concept, prompts: Sequence[str]) -> str:
+        """Return a name for everything that the pictures depend on."""
         rows = {name: hashlib.sha256(np.ascontiguousarray(r).tobytes()).hexdigest() for name, r in concept.rows.items()}
-        facts = [concept.token, rows, self.base, asdict(self.sampling), self.noises, yardstick.told]
-        facts.append([[question.text, question.plain] for question in questions])
+        facts = [concept.token, rows, self._base, asdict(self.sampling), self.noises, list(prompts)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
-    def _keep(self, key: str, done: Examination) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        flat = [picture for line in done.pictures for picture in line]
-        sheets.save(sheets.grid(flat, self.noises, gap=0), self.folder / f"{key}.png", {})
-        scores = {name: plain(values) for name, values in done.scores.items()}
-        disk.write(self.folder / f"{key}.json", json.dumps({"side": flat[0].width, "scores": scores}))
-
-    def _read(self, key: str, questions: int) -> Examination | None:
-        """Return an earlier examination; None if there is none that can be read."""
+    def _read(self, path: Path, prompts: int) -> list[list[Image.Image]] | None:
+        """Return the pictures of an earlier examination; None if there are none that can be read."""
         try:
-            told = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
-            side = int(told["side"])
-            scores = {name: np.array(values, dtype=np.float64) for name, values in told["scores"].items()}
-            with Image.open(self.folder / f"{key}.png") as grid:
-                image = grid.convert("RGB")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            with Image.open(path) as grid:
+                side, image = int(grid.info["side"]), grid.convert("RGB")
+        except (OSError, ValueError, KeyError, SyntaxError):
             return None
-        if image.size != (self.noises * side, questions * side):
+        if image.size != (self.noises * side, prompts * side):
             return None
-        lines = [
+        return [
             [image.crop((x * side, y * side, (x + 1) * side, (y + 1) * side)) for x in range(self.noises)]
-            for y in range(questions)
+            for y in range(prompts)
         ]
-        return Examination(scores, lines)
 
 
 def plain(values: Any) -> Any:

@@ -25,6 +25,10 @@ class Question:
     plain: bool = False
     """Whether it asks for the word and nothing else; such pictures say nothing about editability."""
 
+    def saying(self, word: str) -> str:
+        """Return the prompt with a word in its place."""
+        return self.text.replace("{}", word)
+
     def __post_init__(self) -> None:
         if self.text.count("{}") != 1:
             raise RecipeError(f"The evaluation prompt {self.text!r} needs {{}} once, where the word goes.")

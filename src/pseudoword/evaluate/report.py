@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pseudoword import disk, sheets
 from pseudoword.errors import RecipeError
@@ -32,6 +32,8 @@ COLUMNS = 8
 class Evaluated:
     """A word, and all that was found of it."""
 
+    name: str
+    """Tells it from all others of the report."""
     word: Word
     questions: Sequence[Question]
     done: Examination
@@ -63,21 +65,28 @@ def check_installed() -> None:
 
 
 def groups(evaluated: Sequence[Evaluated]) -> list[Group]:
-    """Put words of one recipe and step together; a word whose recipe is not known stands alone."""
+    """Put words of one recipe and step together, one for each seed; a word whose recipe is not known stands alone."""
     found: dict[str, list[Evaluated]] = {}
     for one in evaluated:
         word = one.word
-        alone = [] if word.choices else [word.name]
-        key = json.dumps([word.choices, word.step, one.word.concept.token, *alone], sort_keys=True, default=str)
-        found.setdefault(key, []).append(one)
+        key = json.dumps([_line(one), word.step], default=str)
+        if one.word.seed not in [other.word.seed for other in found.get(key, [])]:
+            found.setdefault(key, []).append(one)
     return [
         Group(
-            members[0].word.name if len(members) == 1 else f"{members[0].word.name} and {len(members) - 1} more seeds",
+            members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} more seeds",
             members,
             {name: statistics.spread([m.done.scores[name] for m in members]) for name in members[0].done.scores},
         )
         for members in found.values()
     ]
+
+
+def _line(one: Evaluated) -> str:
+    """Return what words of one recipe have in common at all steps; without a recipe, a word stands alone."""
+    word = one.word
+    told = [word.choices, word.concept.token] if word.choices else [str(word.place)]
+    return json.dumps(told, sort_keys=True, default=str)
 
 
 def to_json(evaluated: Sequence[Evaluated], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +95,7 @@ def to_json(evaluated: Sequence[Evaluated], facts: Mapping[str, Any]) -> dict[st
         **facts,
         "words": [
             {
-                "name": one.word.name,
+                "name": one.name,
                 "token": one.word.concept.token,
                 "step": one.word.step,
                 "seed": one.word.seed,
@@ -110,7 +119,7 @@ def to_json(evaluated: Sequence[Evaluated], facts: Mapping[str, Any]) -> dict[st
         "groups": [
             {
                 "name": group.name,
-                "words": [member.word.name for member in group.members],
+                "words": [member.name for member in group.members],
                 "spreads": {
                     measure: {key: plain(value) for key, value in asdict(spread).items()}
                     for measure, spread in group.spreads.items()
@@ -136,23 +145,26 @@ def contact_sheet(evaluated: Sequence[Evaluated]) -> Image.Image:
     """Lay out each word's own pictures, and below them those of each of its prompts."""
     lines: list[Line] = []
     for one in evaluated:
-        lines.append(Line(f"{one.word.name}: learned from", one.real[:COLUMNS]))
+        lines.append(Line(f"{one.name}: learned from", [_squared(picture) for picture in one.real[:COLUMNS]]))
         for question, pictures in zip(one.questions, one.done.pictures, strict=True):
-            lines.append(Line(question.text.format(one.word.concept.token), pictures[:COLUMNS]))
+            lines.append(Line(question.saying(one.word.concept.token), pictures[:COLUMNS]))
     return sheets.sheet(lines, min(SHOWN, max(96, evaluated[0].done.pictures[0][0].width)))
+
+
+def _squared(picture: Image.Image) -> Image.Image:
+    side = max(picture.size)
+    return ImageOps.pad(picture, (side, side), color="white")
 
 
 def _plane(found: Sequence[Group]) -> Any:
     """Draw a point for each group; groups of one recipe are a line over its steps."""
     lines: dict[str, list[Group]] = {}
     for group in found:
-        word = group.members[0].word
-        key = json.dumps([word.choices, word.concept.token] if word.choices else word.name, sort_keys=True, default=str)
-        lines.setdefault(key, []).append(group)
+        lines.setdefault(_line(group.members[0]), []).append(group)
     places: list[plane.Place] = []
     for members in lines.values():
         ordered = sorted(members, key=lambda group: group.members[0].word.step)
-        name = ordered[0].name.partition(" at ")[0]
+        name = ordered[0].name.removesuffix(f" at {ordered[0].members[0].word.step}")
         for group in ordered:
             one = group.members[0]
             fidelity, editability = (group.spreads.get(measure) for measure in (one.fidelity, one.editability))
@@ -195,8 +207,9 @@ def page(evaluated: Sequence[Evaluated], found: Sequence[Group], figure: Any, fa
 
 def _curves(evaluated: Sequence[Evaluated]) -> Any:
     """Draw the fixed-draw loss of every run that has one."""
-    runs = {one.word.run: one.word.fixed_draw_loss for one in evaluated if one.word.run}
-    series = [(run.name, *loss) for run, loss in runs.items() if loss[0]]
+    runs = {one.word.run: one for one in evaluated if one.word.run}
+    named = {one.name.removesuffix(f" at {one.word.step}"): one.word.fixed_draw_loss for one in runs.values()}
+    series = [(name, *loss) for name, loss in named.items() if loss[0]]
     return plane.curves(series, "fixed-draw loss") if series else None
 
 

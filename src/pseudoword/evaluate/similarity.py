@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,6 +99,8 @@ class Similarity:
                 f"Cannot load {self.source!r} to measure {name} with: {first_line(error)}. "
                 "Name a folder that holds it, or leave the measure out."
             ) from error
+        if self.kind.text:
+            self.tokenizer = self._tokenizer()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: Any = loaded.eval().to(self.device)
 
@@ -113,9 +114,7 @@ class Similarity:
             return CLIPImageProcessorPil(size={"shortest_edge": side * 8 // 7}, crop_size=side, **IMAGENET)
         return AutoImageProcessor.from_pretrained(self.source, backend="pil")
 
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer; those of image models alone have none."""
+    def _tokenizer(self) -> Any:
         try:
             return AutoTokenizer.from_pretrained(self.source)
         except (OSError, ValueError) as error:
@@ -189,7 +188,7 @@ class Pretrained:
         """Measure pictures, a list for each question; text only where something besides the word is asked for."""
         count = len(pictures[0])
         flat = [picture for line in pictures for picture in line]
-        texts = [question.text.format(self.class_word) for question in questions for _ in range(count)]
+        texts = [question.saying(self.class_word) for question in questions for _ in range(count)]
         found: dict[str, Scores] = {}
         for model, real in zip(self.models, self._real, strict=True):
             for name, values in model.measure(flat, real, texts).items():

@@ -14,8 +14,8 @@ from PIL import Image
 from pseudoword import formats
 from pseudoword.concept import Concept
 from pseudoword.data import images
-from pseudoword.data.folder import Picture, scan
-from pseudoword.errors import RecipeError
+from pseudoword.data.folder import look, scan
+from pseudoword.errors import PicturesError, RecipeError
 from pseudoword.progress import mean
 from pseudoword.recipe import BaseModel, Recipe
 from pseudoword.run import Run
@@ -38,18 +38,23 @@ class Asked:
 class Word:
     """A word to evaluate."""
 
-    name: str
-    """The file, or the run's folder with the step."""
+    place: Path
+    """The file or the run's folder, resolved."""
     concept: Concept
     base: BaseModel
     pictures: Path
-    """Folder of what it was learned from."""
+    """Folder of what it is compared with: what it was learned from, unless said otherwise."""
     class_word: str
     """A plain word for what it is: what training started from, unless said otherwise."""
     step: int
     run: Path | None = None
     recipe: Recipe | None = None
     """The run's, if it is a run's word."""
+
+    @property
+    def initializer(self) -> str | None:
+        """What training started from, if that is known."""
+        return self.recipe.concepts[0].initializer if self.recipe else None
 
     @property
     def seed(self) -> int | None:
@@ -70,12 +75,17 @@ class Word:
 
     @cached_property
     def _pictures_told(self) -> str:
-        known = sorted(picture.sha256 for picture in self._found)
+        """The number and a hash of the pictures that training saw, or where they were, if they are gone."""
+        given = self.recipe.concepts[0].pictures if self.recipe else ""
+        try:
+            known = sorted(picture.sha256 for picture in look(given, recursive=self._recursive).pictures)
+        except PicturesError:
+            return given
         return f"{len(known)}, {hashlib.sha256(' '.join(known).encode()).hexdigest()[:8]}"
 
-    @cached_property
-    def _found(self) -> list[Picture]:
-        return scan(self.pictures, recursive=self.recipe.data.recursive if self.recipe else False)
+    @property
+    def _recursive(self) -> bool:
+        return self.recipe.data.recursive if self.recipe else False
 
     @property
     def seconds(self) -> float | None:
@@ -94,8 +104,8 @@ class Word:
         return [step for step, _ in known], [mean(losses) for _, losses in known]
 
     def real_pictures(self) -> list[Image.Image]:
-        """Return the pictures that it was learned from, whole and upright; PicturesError if they are gone."""
-        return [images.read_rgb(picture.source) for picture in self._found]
+        """Return the pictures that it is compared with, whole and upright; PicturesError if they are gone."""
+        return [images.read_rgb(picture.source) for picture in scan(self.pictures, recursive=self._recursive)]
 
 
 def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]:
@@ -104,25 +114,51 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     RecipeError says what a file leaves open, and how to say it.
     """
     place = Path(path).expanduser()
+    if not place.exists():
+        raise RecipeError(f"There is no file or folder {path!r} to evaluate; name a run's folder or an embedding file.")
+    place = place.resolve()
     run = place if (place / "recipe.toml").is_file() else None
     recipe = Recipe.read(run / "recipe.toml") if run else None
     learned = recipe.concepts[0] if recipe else None
+    if steps is not None and run is None:
+        raise RecipeError(f"--steps goes with the folders of runs, but {path!r} is none.")
     base = asked.base or (recipe.base if recipe else None)
     if base is None:
-        raise RecipeError(f"{path} does not say which base it is for; name it with --model.")
+        raise RecipeError(f"{path!r} does not say which base it is for; name it with --model.")
     pictures = asked.pictures or (Path(learned.pictures) if learned else None)
     if pictures is None:
-        raise RecipeError(f"{path} does not say what it was learned from; name the folder with --pictures.")
+        raise RecipeError(f"{path!r} does not say what it was learned from; name the folder with --pictures.")
     class_word = asked.class_word or (learned.initializer if learned else None)
     if class_word is None:
-        raise RecipeError(f"{path} does not say what kind of thing it is; say it with --class-word, such as 'cat'.")
+        raise RecipeError(f"{path!r} does not say what kind of thing it is; say it with --class-word, such as 'cat'.")
     if run is None or steps is None:
         concept = formats.read(place)
-        return [Word(place.name, concept, base, pictures, class_word, concept.steps, run, recipe)]
-    left = [(step, file) for step, file in Run(run, hold=False).words() if not steps or step in steps]
-    if not left:
-        raise RecipeError(f"{path} has left no word at the steps asked for; a run keeps some with --save-steps.")
+        return [Word(place, concept, base, pictures, class_word, concept.steps, run, recipe)]
+    left = dict(Run(run, hold=False).words())
+    lacking = [str(step) for step in steps if step not in left]
+    if lacking or not left:
+        has = ", ".join(map(str, left)) or "none"
+        missing = ", ".join(lacking) or "any"
+        raise RecipeError(f"{path!r} has left no word at step {missing}; those it has kept (--save-steps): {has}.")
     return [
-        Word(f"{place.name} at {step}", formats.read(file), base, pictures, class_word, step, run, recipe)
-        for step, file in left
+        Word(place, formats.read(file), base, pictures, class_word, step, run, recipe)
+        for step, file in left.items()
+        if not steps or step in steps
     ]
+
+
+def names(words: Sequence[Word]) -> list[str]:
+    """Return a name for each word: as much of its path as tells places apart, with the step where a run has several."""
+    places = {word.place for word in words}
+    short = {place: place.name for place in places}
+    for place in places:
+        depth = 1
+        while sum(_tail(other, depth) == _tail(place, depth) for other in places) > 1 and depth < len(place.parts):
+            depth += 1
+        short[place] = _tail(place, depth)
+    several = {place for place in places if len({word.step for word in words if word.place == place}) > 1}
+    return [short[word.place] + (f" at {word.step}" if word.place in several else "") for word in words]
+
+
+def _tail(place: Path, depth: int) -> str:
+    return "/".join(place.parts[-depth:])
