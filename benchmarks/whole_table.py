@@ -32,6 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from pseudoword import methods, objectives, schedules
 from pseudoword.batch import Batch, Draw
 from pseudoword.engines.torch_engine import TorchEngine
+from pseudoword.evaluate.machine import processor
 from pseudoword.families.sd.miniature import clip_tokenizer
 from pseudoword.families.sd.torch import StableDiffusion
 from pseudoword.methods.classic import ClassicOptions
@@ -87,10 +88,8 @@ def report(args: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]]) ->
 
 def machine() -> str:
     """Return processor, cores and memory."""
-    facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.partition(": ")[2] for line in facts.splitlines() if "model name" in line), platform.processor())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
+    return f"{processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
 
 
 def measured(arm: str, resolution: int, steps: int) -> dict[str, Any]:

@@ -47,6 +47,7 @@ NEED_TORCH = (
     "families/lookup.py",
     "families/memory.py",
     "families/samplers.py",
+    "families/weights.py",
     "engines/torch_engine.py",
     "toybox/base.py",
     "toybox/muon.py",

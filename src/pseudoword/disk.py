@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from pseudoword.errors import RecipeError
+
 TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Write to a folder in this block; RecipeError says why that cannot be."""
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(f"Cannot write to the folder {str(folder)!r}: {error.strerror}.") from error
 
 
 def write(path: Path, content: bytes | str) -> Path:

@@ -33,6 +33,13 @@ def at_least(minimum: int, **values: float) -> None:
             raise RecipeError(f"{name} must be at least {minimum}, but is {value}.")
 
 
+def finite(**values: float) -> None:
+    """Raise RecipeError naming the first value that is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RecipeError(f"{name} must be a number, not {value}.")
+
+
 def check_seed(**values: int) -> None:
     """Raise RecipeError naming the first value that no random generator here takes."""
     for name, value in values.items():

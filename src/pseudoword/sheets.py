@@ -36,6 +36,15 @@ def grid(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.I
     return sheet
 
 
+def cut(grid: Image.Image, columns: int, lines: int, side: int, gap: int = 4) -> list[list[Image.Image]]:
+    """Return the pictures that `grid` has laid out, of `side` pixels each, a list for each line."""
+    stride = side + gap
+    return [
+        [grid.crop((x, y, x + side, y + side)) for x in range(0, columns * stride, stride)]
+        for y in range(0, lines * stride, stride)
+    ]
+
+
 def sheet(lines: Sequence[Line], tile: int) -> Image.Image:
     """Return lines of square pictures, each shown with `tile` pixels a side; small ones keep their hard pixels."""
     columns = max(len(line.pictures) for line in lines)

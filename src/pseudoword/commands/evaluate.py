@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
 import math
 import shlex
@@ -15,7 +15,7 @@ import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler
-from pseudoword.settings import at_least, check_seed
+from pseudoword.settings import at_least, check_seed, finite
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pseudoword.evaluate.prompts import Question
     from pseudoword.evaluate.report import Evaluated
     from pseudoword.evaluate.similarity import Similarity
+    from pseudoword.evaluate.statistics import Scores
     from pseudoword.evaluate.words import Word
+    from pseudoword.toybox.oracle import Judge
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class Options:
     guidance_scale: Optional[float] = None
     """Weight of the prompt; by default 7.5, and 4 for the toybox."""
     output: Path = field(default_factory=lambda: Path("evaluation"))
-    """Folder for the report. What is in it already is not measured again."""
+    """Folder for the report. Pictures that are in it already are not sampled again."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print report.json instead of a table."""
 
@@ -84,24 +86,23 @@ def run(arguments: Sequence[str]) -> int:
         config=(tyro.conf.HelptextFromCommentsOff,),
     )
     _check(options)
-    from pseudoword import watch
+    from pseudoword import disk, watch
 
     watch.show_messages()
     from pseudoword.evaluate import report, words
+    from pseudoword.evaluate.machine import machine
 
     report.check_installed()
     asked = words.Asked(BaseModel(options.model) if options.model else None, options.pictures, options.class_word)
     found = [word for path in options.word for word in words.words_of(path, asked, options.steps)]
     output = options.output.expanduser()
-    try:
+    with disk.writing(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(f"Cannot write to the folder {str(output)!r}: {error.strerror}.") from error
     evaluated = _evaluate(options, list({(word.place, word.step): word for word in found}.values()), output)
-    facts = {"command": shlex.join(["pseudoword", "evaluate", *arguments]), **_machine(), **_sampled(options)}
+    facts = {"command": shlex.join(["pseudoword", "evaluate", *arguments]), **machine(), **_sampled(options)}
     path = report.write(evaluated, output, facts)
     if options.json:
-        print(json.dumps(report.to_json(evaluated, facts), indent=1))
+        print((output / report.JSON).read_text(encoding="utf-8"), end="")
     else:
         _print(evaluated)
         print(f"The report: {path.resolve()}")
@@ -115,8 +116,8 @@ def _check(options: Options) -> None:
     check_seed(**{"--seed": options.seed})
     if options.output.suffix or options.output.is_file():
         raise RecipeError(f"--output must be a folder, not {options.output.name!r}.")
-    if options.guidance_scale is not None and not math.isfinite(options.guidance_scale):
-        raise RecipeError(f"--guidance-scale must be a number, not {options.guidance_scale}.")
+    if options.guidance_scale is not None:
+        finite(**{"--guidance-scale": options.guidance_scale})
     if not options.measure:
         raise RecipeError("--measure needs at least one of clip, dino, dinov2 and siglip.")
 
@@ -167,12 +168,12 @@ def _yardstick(
     """Return what measures a word and what it is asked; for pictures of the toybox's suite, its answer key."""
     from pseudoword.evaluate import prompts, similarity
     from pseudoword.evaluate.answer_key import AnswerKey
-    from pseudoword.toybox import oracle, suite
+    from pseudoword.toybox import suite
     from pseudoword.toybox.render import SIDE
 
     subject = suite.recognised(real)
     if subject and options.prompts == "auto" and examiner.family.resolution == SIDE:
-        key = AnswerKey(subject, oracle.load())
+        key = AnswerKey(subject, _judge())
         return key, key.questions
     for name in options.measure:
         if name not in models:
@@ -182,10 +183,11 @@ def _yardstick(
     return similarity.Pretrained([models[name] for name in options.measure], real, word.class_word), questions
 
 
-def _machine() -> dict[str, str | int]:
-    from pseudoword.commands.toybox import machine
+@functools.cache
+def _judge() -> Judge:
+    from pseudoword.toybox import oracle
 
-    return machine()
+    return oracle.load()
 
 
 def _sampled(options: Options) -> dict[str, Any]:
@@ -200,22 +202,22 @@ def _print(evaluated: Sequence[Evaluated]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from pseudoword.evaluate import statistics
+    from pseudoword.evaluate import report
 
-    measures = list(dict.fromkeys(name for one in evaluated for name in one.done.scores))
+    measures = report.measures(evaluated)
     table = Table(box=None, pad_edge=False)
     for name in ("word", "step", *measures):
         table.add_column(name, overflow="fold", justify="left" if name == "word" else "right")
     for one in evaluated:
-        cells = []
-        for name in measures:
-            scores = one.done.scores.get(name)
-            cells.append(
-                "—" if scores is None else f"{statistics.mean(scores):.3f} ± {statistics.sampling_error(scores):.3f}"
-            )
+        cells = (_cell(one.done.scores.get(name)) for name in measures)
         table.add_row(one.name, str(one.word.step or "—"), *cells)
     Console(soft_wrap=True, highlight=False, markup=False).print(table)
 
 
-def _cell(mean: float, error: float) -> str:
-    return f"{mean:.3f}" if math.isnan(error) else f"{mean:.3f} ± {error:.3f}"
+def _cell(scores: Scores | None) -> str:
+    from pseudoword.evaluate import statistics
+
+    if scores is None:
+        return "—"
+    error = statistics.sampling_error(scores)
+    return f"{statistics.mean(scores):.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")

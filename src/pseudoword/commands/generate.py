@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler
-from pseudoword.settings import at_least, check_seed
+from pseudoword.settings import at_least, check_seed, finite
 
 EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
 
@@ -91,8 +90,7 @@ def _check(options: Options) -> None:
         raise RecipeError("--prompt needs at least one prompt.")
     at_least(1, **{"--num-images": options.num_images, "--num-inference-steps": options.num_inference_steps})
     check_seed(**{"--seed": options.seed})
-    if not math.isfinite(options.guidance_scale):
-        raise RecipeError(f"--guidance-scale must be a number, not {options.guidance_scale}.")
+    finite(**{"--guidance-scale": options.guidance_scale})
     if options.resolution < 0:
         raise RecipeError(f"--resolution must be pixels, or 0 for the model's own, not {options.resolution}.")
     if options.output.suffix.lower() not in ("", ".png"):

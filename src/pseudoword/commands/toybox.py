@@ -5,13 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import os
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
@@ -57,6 +54,7 @@ def render(arguments: Sequence[str]) -> None:
         raise RecipeError("A concept has its own five pictures, always the same; leave out what draws others.")
     from PIL import Image
 
+    from pseudoword import disk
     from pseudoword.toybox import captions, suite, world
     from pseudoword.toybox.cache import HELD_OUT
     from pseudoword.toybox.render import render as draw
@@ -75,10 +73,8 @@ def render(arguments: Sequence[str]) -> None:
     if options.output.suffix:
         sheet(list(pictures.values()), 12).save(options.output)
     else:
-        try:
+        with disk.writing(options.output):
             options.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RecipeError(f"Cannot write to the folder {str(options.output)!r}: {error.strerror}.") from error
         for name, picture in pictures.items():
             picture.save(options.output / f"{name}.png")
     for name, drawing in drawings.items():
@@ -144,13 +140,15 @@ def score(arguments: Sequence[str]) -> None:
     """Print the table of goals, and write it as JSON."""
     options = _parse(Score, "score", arguments)
     at_least(1, **{"--count": options.count, "--steps": options.steps})
-    if options.output.expanduser().is_dir():
+    output = options.output.expanduser()
+    if output.is_dir():
         raise RecipeError(f"--output must be a file, but {str(options.output)!r} is a folder.")
-    if not options.output.expanduser().parent.is_dir():
+    if not output.parent.is_dir():
         raise RecipeError(f"There is no folder {str(options.output.parent)!r} to write the score to; make it first.")
     from pseudoword import disk, watch
 
     watch.show_messages()
+    from pseudoword.evaluate.machine import machine
     from pseudoword.toybox import BASES, oracle
     from pseudoword.toybox.score import score_base
     from pseudoword.toybox.trainer import made_before
@@ -170,7 +168,7 @@ def score(arguments: Sequence[str]) -> None:
     rows = [{**asdict(goal), "reached": goal.reached} for goal in goals]
     command = shlex.join(["pseudoword", "toybox", "score", *arguments])
     told = {"command": command, **machine(), "goals": rows, "words": [asdict(score) for score in scores]}
-    disk.write(options.output.expanduser(), json.dumps(told, indent=2) + "\n")
+    disk.write(output, json.dumps(told, indent=2) + "\n")
 
 
 def _learned(options: Score, judge: Judge) -> list[WordScore]:
@@ -194,31 +192,6 @@ def _learned(options: Score, judge: Judge) -> list[WordScore]:
             scores.append(word_score(family, Concept.load(folder), subject, judge, singles))
             print(scores[-1].line, flush=True)
     return scores
-
-
-def _processor() -> str:
-    """Return the processor's model where the system says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-
-
-def machine() -> dict[str, str | int]:
-    """Return what measured numbers depend on."""
-    import diffusers
-    import torch
-    import transformers
-
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
-        "cores": os.cpu_count() or 0,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {

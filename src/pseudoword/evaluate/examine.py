@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from pseudoword import generate, sheets
+from pseudoword import disk, generate, sheets
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
-from pseudoword.errors import RecipeError
 from pseudoword.evaluate.prompts import Question
 from pseudoword.evaluate.statistics import Scores
+from pseudoword.families.weights import digest
 from pseudoword.generate import Sampling
 
 
@@ -74,10 +74,8 @@ class Examiner:
         made = generate.generate(
             self.family, [concept], asked, sampling=self.sampling, seeds=seeds, batch_size=self._batch
         )
-        try:
+        with disk.writing(self.folder):
             sheets.save(sheets.grid(made, self.noises, gap=0), path, {"side": str(made[0].width)})
-        except OSError as error:
-            raise RecipeError(f"Cannot write to the folder {str(self.folder)!r}: {error.strerror}.") from error
         return [made[i : i + self.noises] for i in range(0, len(made), self.noises)]
 
     @property
@@ -87,13 +85,8 @@ class Examiner:
 
     @cached_property
     def _base(self) -> str:
-        """A name for the base's weights and their precision; of each tensor its shape, sum and first values."""
-        state = hashlib.sha256()
-        for part, module in sorted(self.family.modules.items()):
-            for name, value in module.state_dict().items():
-                told = (part, name, tuple(value.shape), str(value.dtype), float(value.double().sum()))
-                state.update(repr((told, value.flatten()[:64].tolist())).encode())
-        return state.hexdigest()
+        """A name for the base's weights and their precision."""
+        return digest(self.family.modules)
 
     def _key(self, concept: Concept, prompts: Sequence[str]) -> str:
         """Return a name for everything that the pictures depend on."""
@@ -110,10 +103,7 @@ class Examiner:
             return None
         if image.size != (self.noises * side, prompts * side):
             return None
-        return [
-            [image.crop((x * side, y * side, (x + 1) * side, (y + 1) * side)) for x in range(self.noises)]
-            for y in range(prompts)
-        ]
+        return sheets.cut(image, self.noises, prompts, side, gap=0)
 
 
 def plain(values: Any) -> Any:

@@ -26,6 +26,8 @@ from pseudoword.sheets import Line
 SHOWN = 192
 """Pixels of a side that a picture has in the report at most; files beside it hold them whole."""
 COLUMNS = 8
+JSON = "report.json"
+"""The file for programs, beside the page."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ def groups(evaluated: Sequence[Evaluated]) -> list[Group]:
     """Put words of one recipe and step together, one for each seed; a word whose recipe is not known stands alone."""
     found: dict[str, list[Evaluated]] = {}
     for one in evaluated:
-        word = one.word
-        key = json.dumps([_line(one), word.step], default=str)
+        key = json.dumps([_line(one), one.word.step])
         if one.word.seed not in [other.word.seed for other in found.get(key, [])]:
             found.setdefault(key, []).append(one)
     return [
@@ -82,6 +83,11 @@ def groups(evaluated: Sequence[Evaluated]) -> list[Group]:
     ]
 
 
+def measures(evaluated: Sequence[Evaluated]) -> list[str]:
+    """Return the names of all that was measured, in the order of first appearance."""
+    return list(dict.fromkeys(name for one in evaluated for name in one.done.scores))
+
+
 def _line(one: Evaluated) -> str:
     """Return what words of one recipe have in common at all steps; without a recipe, a word stands alone."""
     word = one.word
@@ -89,7 +95,7 @@ def _line(one: Evaluated) -> str:
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def to_json(evaluated: Sequence[Evaluated], facts: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(evaluated: Sequence[Evaluated], found: Sequence[Group], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that was measured as plain values."""
     return {
         **facts,
@@ -125,7 +131,7 @@ def to_json(evaluated: Sequence[Evaluated], facts: Mapping[str, Any]) -> dict[st
                     for measure, spread in group.spreads.items()
                 },
             }
-            for group in groups(evaluated)
+            for group in found
         ],
     }
 
@@ -135,7 +141,7 @@ def write(evaluated: Sequence[Evaluated], folder: Path, facts: Mapping[str, Any]
     folder.mkdir(parents=True, exist_ok=True)
     found = groups(evaluated)
     figure = _plane(found)
-    disk.write(folder / "report.json", json.dumps(to_json(evaluated, facts), indent=1) + "\n")
+    disk.write(folder / JSON, json.dumps(to_json(evaluated, found, facts), indent=1) + "\n")
     sheets.save(contact_sheet(evaluated), folder / "contact-sheet.png", {})
     disk.write(folder / "plane.png", plane.png(figure))
     return disk.write(folder / "report.html", page(evaluated, found, figure, facts))
@@ -197,7 +203,7 @@ def page(evaluated: Sequence[Evaluated], found: Sequence[Group], figure: Any, fa
         plane=plane.svg(figure),
         curves=plane.svg(curves) if curves else "",
         facts=facts,
-        measures=list(dict.fromkeys(name for one in evaluated for name in one.done.scores)),
+        measures=measures(evaluated),
         mean=statistics.mean,
         error=statistics.sampling_error,
         differing=_differing(evaluated),

@@ -64,12 +64,8 @@ class Samples:
         """Return the pictures of a step as they were sampled, a list for each prompt."""
         with Image.open(self.path(step)) as grid:
             image = grid.convert("RGB")
-        lines, count, side = len(self.options.validation_prompts), self.options.num_validation_images, self.resolution
-        stride = side + GAP
-        return [
-            [image.crop((x, y, x + side, y + side)) for x in range(0, count * stride, stride)]
-            for y in range(0, lines * stride, stride)
-        ]
+        options = self.options
+        return sheets.cut(image, options.num_validation_images, len(options.validation_prompts), self.resolution, GAP)
 
     def strip(self) -> Path | None:
         """Write the first picture of every prompt at every step, side by side; None if there is but one step."""

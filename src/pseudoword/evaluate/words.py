@@ -61,7 +61,7 @@ class Word:
         """The seed of its training, if that is known."""
         return self.recipe.training.seed if self.recipe else None
 
-    @property
+    @cached_property
     def choices(self) -> dict[str, Any]:
         """Everything that its training followed but the seed, by dotted name; empty if it is not known.
 
@@ -70,10 +70,9 @@ class Word:
         if self.recipe is None:
             return {}
         values = flat({name: value for name, value in self.recipe.to_dict().items() if name in SECTIONS})
-        values["concepts.0.pictures"] = self._pictures_told
+        values["concepts.0.pictures"] = self._pictures_told()
         return {name: value for name, value in values.items() if name != "training.seed"}
 
-    @cached_property
     def _pictures_told(self) -> str:
         """The number and a hash of the pictures that training saw, or where they were, if they are gone."""
         given = self.recipe.concepts[0].pictures if self.recipe else ""
@@ -90,18 +89,18 @@ class Word:
     @property
     def seconds(self) -> float | None:
         """What its steps have taken by the run's log, if there is one."""
-        if self.run is None:
-            return None
-        lines = Run(self.run, hold=False).log_lines()
-        taken = [line["seconds"] for line in lines if 0 < line["step"] <= self.step and "seconds" in line]
+        taken = [line["seconds"] for line in self._log if 0 < line["step"] <= self.step and "seconds" in line]
         return float(sum(taken)) if taken else None
 
     @property
     def fixed_draw_loss(self) -> tuple[list[int], list[float]]:
         """The steps at which the run measured its fixed-draw loss, and the losses."""
-        lines = Run(self.run, hold=False).log_lines() if self.run else []
-        known = [(line["step"], line["fixed_draw_loss"]) for line in lines if line.get("fixed_draw_loss")]
+        known = [(line["step"], line["fixed_draw_loss"]) for line in self._log if line.get("fixed_draw_loss")]
         return [step for step, _ in known], [mean(losses) for _, losses in known]
+
+    @cached_property
+    def _log(self) -> list[dict[str, Any]]:
+        return Run(self.run, hold=False).log_lines() if self.run else []
 
     def real_pictures(self) -> list[Image.Image]:
         """Return the pictures that it is compared with, whole and upright; PicturesError if they are gone."""

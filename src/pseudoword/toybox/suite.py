@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,11 +99,16 @@ def pictures(subject: Subject) -> list[Image.Image]:
 
 def recognised(given: Sequence[Image.Image]) -> Subject | None:
     """Return the subject whose training pictures these are, in any order, pixel by pixel; None if they are no one's."""
-    seen = sorted(picture.convert("RGB").tobytes() for picture in given)
-    for subject in SUBJECTS:
-        if len(seen) == PICTURES and seen == sorted(picture.tobytes() for picture in pictures(subject)):
-            return subject
-    return None
+    return _known().get(_told_apart(given))
+
+
+@functools.cache
+def _known() -> dict[tuple[bytes, ...], Subject]:
+    return {_told_apart(pictures(subject)): subject for subject in SUBJECTS}
+
+
+def _told_apart(some: Sequence[Image.Image]) -> tuple[bytes, ...]:
+    return tuple(sorted(picture.convert("RGB").tobytes() for picture in some))
 
 
 def write(subject: Subject, folder: Path) -> Path:

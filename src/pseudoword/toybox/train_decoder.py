@@ -13,8 +13,8 @@ from torch import Tensor
 from pseudoword import disk
 from pseudoword.progress import Progress
 from pseudoword.toybox.cache import training_pictures
-from pseudoword.toybox.train_vae import latents, read_vae, reconstruction_loss, report, to_tensor
-from pseudoword.toybox.trainer import Rate, Trainer, check, device, digest, draws
+from pseudoword.toybox.train_vae import encoder_digest, latents, read_vae, reconstruction_loss, report, to_tensor
+from pseudoword.toybox.trainer import Rate, Trainer, check, device, draws
 
 NOISE = 0.05
 """Noise on a decoder's latents, of their standard deviation: a sampler's are never quite an encoder's."""
@@ -57,7 +57,7 @@ def train_decoder(options: DecoderOptions) -> Generator[Progress]:
         made = vae.decode(heard / vae.config.scaling_factor).sample
         return reconstruction_loss(made, to_tensor(pictures[chosen], where))
 
-    yield from trainer.follow(options.folder / f"decoder-{digest(vae.encoder)}.checkpoint", loss)
+    yield from trainer.follow(options.folder / f"decoder-{encoder_digest(vae)}.checkpoint", loss)
     with trainer.averaged():
         report(vae, where)
         disk.write_folder(options.folder / "vae", vae.save_pretrained)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
+from pseudoword.families.weights import digest
 from pseudoword.progress import Progress
 from pseudoword.toybox import world
 from pseudoword.toybox.cache import HELD_OUT, drawn_ahead, held_out_pictures, keep, training_pictures
@@ -21,7 +22,7 @@ from pseudoword.toybox.cache import load as load_array
 from pseudoword.toybox.oracle import ATTRIBUTES, Judge, Oracle, agreement, save, truth
 from pseudoword.toybox.render import SIDE, render
 from pseudoword.toybox.train_vae import read_vae, round_trip, to_pixels, to_tensor
-from pseudoword.toybox.trainer import Rate, Trainer, check, device, digest, draws
+from pseudoword.toybox.trainer import Rate, Trainer, check, device, draws
 from pseudoword.toybox.world import Drawing
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def paired_picture(index: int) -> UInt8[np.ndarray, "64 64 3"]:
 
 def paired_pictures(options: OracleOptions, vae: Any, where: torch.device) -> UInt8[np.ndarray, "pictures 64 64 3"]:
     """Return the pictures of all pairs; every other pair has been through the autoencoder."""
-    path = options.folder / f"pairs-worn-{options.pairs}-{options.seed}-{digest(vae)}.npy"
+    path = options.folder / f"pairs-worn-{options.pairs}-{options.seed}-{digest({'vae': vae})}.npy"
     if not path.exists():
         drawn = drawn_ahead(options.folder / f"pairs-{options.pairs}.npy", 2 * options.pairs, paired_picture)
         through = np.array([i for i in range(2 * options.pairs) if i // 2 % 2 == 0])

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from jaxtyping import Float, Float16, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from pseudoword import disk
+from pseudoword.families.weights import digest
 from pseudoword.progress import Progress
 from pseudoword.toybox.cache import held_out_pictures, keep, load, training_pictures
-from pseudoword.toybox.trainer import Rate, Trainer, check, device, digest, draws, made_before, reading
+from pseudoword.toybox.trainer import Rate, Trainer, check, device, draws, made_before, reading
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +110,15 @@ def latent_std(vae: Any, pictures: UInt8[np.ndarray, "count side side 3"], where
     return float(torch.cat([vae.encode(part).latent_dist.mean for part in parts]).std())
 
 
+def encoder_digest(vae: Any) -> str:
+    """Return a name for all that a latent depends on."""
+    return digest({"encoder": vae.encoder, "quant_conv": vae.quant_conv})
+
+
 @torch.no_grad()
 def latents(folder: Path, count: int, vae: Any) -> Float16[np.ndarray, "count channels side side"]:
     """Return the scaled latents of the pictures, encoded once and kept beside them."""
-    path = folder / f"latents-{count}-{digest(nn.ModuleList([vae.encoder, vae.quant_conv]))}.npy"
+    path = folder / f"latents-{count}-{encoder_digest(vae)}.npy"
     if not path.exists():
         pictures, scale = training_pictures(folder, count), vae.config.scaling_factor
         parts = (to_tensor(pictures[i : i + 200], vae.device) for i in range(0, count, 200))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import logging
 import math
@@ -72,28 +71,13 @@ def reading(path: Path, command: str) -> Iterator[None]:
 
 def check(options: Any) -> None:
     """Raise RecipeError naming the first of a stage's options that no run can have."""
-    counts = ("steps", "batch_size", "pictures", "pairs", "sheet_every", "whole", "latent_channels")
-    at_least(1, **{_flag(name): getattr(options, name) for name in counts if hasattr(options, name)})
-    at_least(
-        0, **{_flag(name): getattr(options, name) for name in ("decay", "learning_rate") if hasattr(options, name)}
-    )
+    given = {f"--{name.replace('_', '-')}": value for name, value in vars(options).items()}
+    counts = ("--steps", "--batch-size", "--pictures", "--pairs", "--sheet-every", "--whole", "--latent-channels")
+    at_least(1, **{flag: given[flag] for flag in counts if flag in given})
+    at_least(0, **{flag: given[flag] for flag in ("--decay", "--learning-rate") if flag in given})
     check_seed(**{"--seed": options.seed})
-    try:
+    with disk.writing(options.folder):
         options.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(f"Cannot write to the folder {str(options.folder)!r}: {error.strerror}.") from error
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def digest(module: nn.Module) -> str:
-    """Return a short name for a module's weights, for files that depend on them."""
-    state = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        state.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
-    return state.hexdigest()[:10]
 
 
 def draws(seed: int, step: int, purpose: int) -> np.random.Generator:
