@@ -7,6 +7,9 @@ they leave on the way are then scored alike, by the toybox's answer key, on pict
 is done is not trained again, so the command goes on where it was stopped. Clone diffusers beside the project; its
 script is run as it is. Where torchvision is not installed it finds the one transform that it imports in a stand-in.
 
+The words themselves are kept beside the results (guide-baseline.safetensors, 60 kB), and runs that are in that file
+are not trained: with it the scores can be measured again in minutes, without it the command trains for hours.
+
 The guide's settings are scaled to this base in one number: 5e-3 is to its rows (0.19 an element) what 5e-4 is to
 those of Stable Diffusion 1.5 (0.014), to a quarter. The results are in benchmarks/results/guide-baseline.json and .png.
 """
@@ -32,9 +35,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from kept_words import Kept
 from tqdm import tqdm
 
-from pseudoword import disk, formats, generate, toybox
+from pseudoword import disk, generate, toybox
 from pseudoword.concept import Concept
 from pseudoword.evaluate import plane, statistics
 from pseudoword.evaluate.answer_key import AnswerKey
@@ -48,6 +52,7 @@ OURS = Path(__file__).parent.parent / "examples" / "textual_inversion" / "textua
 WITHOUT_TORCHVISION = Path(__file__).with_name("without_torchvision.py")
 ARMS = ("guide", "pseudoword")
 TOKEN = "<word>"
+ENCODER = "clip_l"
 MEASURES = ("fidelity", "editability")
 CONCEPTS = ("candy-heart", "cottage", "toadstool", "mosaic")
 """Two that the world has words for, one that it has none for, and a style; all of the half that results are told of."""
@@ -72,9 +77,9 @@ class Trained:
         return self.folder / "outcome.json"
 
     @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return f"{self.arm}, {self.subject.name}, seed {self.seed}"
+    def key(self) -> str:
+        """What it is called among the words that are kept."""
+        return f"{self.arm}/{self.subject.name}/{self.seed}"
 
 
 def main() -> None:
@@ -89,7 +94,7 @@ def main() -> None:
     parser.add_argument("--noises", type=int, default=NOISES, help="pictures for each prompt")
     parser.add_argument("--batch", type=int, nargs=2, default=(1, 4), help="pictures at once, and how often for a step")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, a core each")
-    parser.add_argument("--output", type=Path, help="where to keep results: this with .json and .png")
+    parser.add_argument("--output", type=Path, help="where to keep results: this with .json, .png …")
     args = parser.parse_args()
     if not args.script.is_file():
         parser.error(f"there is no script {str(args.script)!r}")
@@ -101,27 +106,36 @@ def main() -> None:
         for concept in args.concepts
         for arm in ARMS
     ]
-    train(runs, args)
-    report(args, runs, scored(runs, args))
+    kept = Kept((args.output or args.work / "words").with_suffix(".safetensors"))
+    train(runs, args, kept)
+    report(args, runs, kept, scored(runs, args, kept))
 
 
 # Training
 
 
-def train(runs: Sequence[Trained], args: argparse.Namespace) -> None:
+def train(runs: Sequence[Trained], args: argparse.Namespace, kept: Kept) -> None:
     """Train what is not yet trained, several side by side."""
     base = written_base(args.work / "base")
     for run in runs:
         suite.write(run.subject, args.work / "pictures" / run.subject.name)
-    left = [run for run in runs if not run.outcome.exists()]
-    one = partial(train_one, args=args, base=base)
+    left = [run for run in runs if not kept.has(run.key, args.evaluated)]
+    one = partial(train_one, args=args, base=base, kept=kept)
     with ThreadPoolExecutor(args.jobs) as pool:
         for _ in tqdm(pool.map(one, left), total=len(left), desc="runs"):
             pass
 
 
-def train_one(run: Trained, args: argparse.Namespace, base: Path) -> None:
-    """Train one run from the beginning; CalledProcessError names its log."""
+def train_one(run: Trained, args: argparse.Namespace, base: Path, kept: Kept) -> None:
+    """Train one run from the beginning, unless its folder is whole, and keep its words; an error names its log."""
+    if not run.outcome.exists():
+        carry_out(run, args, base)
+    words = {step: word_file(run, step) for step in args.evaluated}
+    kept.add(run.key, words, json.loads(run.outcome.read_text()))
+
+
+def carry_out(run: Trained, args: argparse.Namespace, base: Path) -> None:
+    """Start a run's script in a process of its own, and write down how long it took."""
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
     script = [str(WITHOUT_TORCHVISION), str(args.script)] if run.arm == "guide" else [str(OURS)]
@@ -193,7 +207,7 @@ def written_base(folder: Path) -> Path:
 # Scoring
 
 
-def scored(runs: Sequence[Trained], args: argparse.Namespace) -> list[dict[str, Any]]:
+def scored(runs: Sequence[Trained], args: argparse.Namespace, kept: Kept) -> list[dict[str, Any]]:
     """Score every word: a line for each run and step, and for what training started from (step 0)."""
     family = generate.load(BaseModel("toybox"))
     sampling = generate.Sampling(seed=1000, steps=25, guidance_scale=4.0)
@@ -208,7 +222,7 @@ def scored(runs: Sequence[Trained], args: argparse.Namespace) -> list[dict[str, 
     places = [(run, step) for run in runs for step in args.evaluated]
     for run, step in tqdm(places, desc="words"):
         found.append({"arm": run.arm, "concept": run.subject.name, "seed": run.seed, "step": step})
-        found[-1] |= score(examiner, keys[run.subject.name], formats.read(word_file(run, step)))
+        found[-1] |= score(examiner, keys[run.subject.name], kept.word(run.key, step, TOKEN, ENCODER))
     return found
 
 
@@ -221,7 +235,7 @@ def score(examiner: Examiner, key: AnswerKey, word: Concept) -> dict[str, Any]:
 # Comparing
 
 
-def report(args: argparse.Namespace, runs: Sequence[Trained], found: Sequence[dict[str, Any]]) -> None:
+def report(args: argparse.Namespace, runs: Sequence[Trained], kept: Kept, found: Sequence[dict[str, Any]]) -> None:
     """Print what came of it, and keep it if asked to."""
     compared = [
         comparison(found, measure, step, concepts)
@@ -229,6 +243,10 @@ def report(args: argparse.Namespace, runs: Sequence[Trained], found: Sequence[di
         for step in args.evaluated
         for concepts in ([*args.concepts], *([concept] for concept in args.concepts))
     ]
+
+    def outcomes(arm: str) -> list[dict[str, Any]]:
+        return [kept.outcomes[run.key] for run in runs if run.arm == arm]
+
     script = args.script.read_bytes()
     given = [arg for arg in sys.argv[1:] if arg != str(args.script)]
     results = {
@@ -239,11 +257,11 @@ def report(args: argparse.Namespace, runs: Sequence[Trained], found: Sequence[di
         "side_by_side": args.jobs,
         "pictures_for_each_prompt": args.noises,
         "flags": flags(runs[0], args, Path("BASE"))[6:-2],
-        "seconds_per_step": {arm: rounded(seconds_per_step(runs, arm), 4) for arm in ARMS},
-        "peak_mib": {arm: max(outcome(run)["peak_mib"] for run in runs if run.arm == arm) for arm in ARMS},
+        "seconds_per_step": {arm: rounded(seconds_per_step(outcomes(arm)), 4) for arm in ARMS},
+        "peak_mib": {arm: max(one["peak_mib"] for one in outcomes(arm)) for arm in ARMS},
         "compared": compared,
         "within": f"{sum(c['within'] for c in compared)} of {len(compared)}",
-        "runs": [{"arm": r.arm, "concept": r.subject.name, "seed": r.seed, **outcome(r)} for r in runs],
+        "runs": [{"arm": r.arm, "concept": r.subject.name, "seed": r.seed, **kept.outcomes[r.key]} for r in runs],
         "scores": found,
     }
     for one in compared:
@@ -255,19 +273,13 @@ def report(args: argparse.Namespace, runs: Sequence[Trained], found: Sequence[di
         disk.write(args.output.with_suffix(".png"), plane.png(drawn(found, args)))
 
 
-def outcome(run: Trained) -> dict[str, Any]:
-    """Return what a run said when it was done."""
-    return json.loads(run.outcome.read_text())
-
-
-def seconds_per_step(runs: Sequence[Trained], arm: str) -> float:
-    """Return the median over an arm's runs, start-up left out."""
+def seconds_per_step(outcomes: Sequence[dict[str, Any]]) -> float:
+    """Return the median over runs, start-up left out."""
     each = []
-    for run in runs:
-        if run.arm == arm:
-            at = {int(step): seconds for step, seconds in outcome(run)["seconds"].items()}
-            first, last = min(at), max(at)
-            each.append((at[last] - at[first]) / (last - first) if last > first else at[last] / last)
+    for one in outcomes:
+        at = {int(step): seconds for step, seconds in one["seconds"].items()}
+        first, last = min(at), max(at)
+        each.append((at[last] - at[first]) / (last - first) if last > first else at[last] / last)
     return float(np.median(each))
 
 

@@ -15,6 +15,7 @@ import sys
 import types
 
 import torch
+from diffusers import StableDiffusionPipeline  # noqa: F401  # imports what asks for torchvision
 from PIL import Image, ImageOps
 
 

@@ -1,0 +1,89 @@
+"""The benchmarks run, keep what they have done, and count as they say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+OURS = Path(__file__).parent.parent / "examples" / "textual_inversion" / "textual_inversion.py"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def run(*words: str | Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_arms_are_compared_by_what_seeds_leave():
+    """Two concepts, three seeds, means 0.5 and 0.6 apart by a shift of 0.1; variances by hand."""
+    baseline = module("guide_baseline")
+    values = {"guide": {"a": (0.4, 0.5, 0.6), "b": (0.1, 0.2, 0.3)}, "pseudoword": {"a": (0.6,) * 3, "b": (0.3,) * 3}}
+    found: list[dict[str, Any]] = [
+        {"arm": arm, "concept": concept, "seed": seed, "step": 5, "fidelity": [value - 0.1, value + 0.1]}
+        for arm, concepts in values.items()
+        for concept, seeds in concepts.items()
+        for seed, value in enumerate(seeds)
+    ]
+    both = baseline.comparison(found, "fidelity", 5, ["a", "b"])
+    assert (both["guide"], both["pseudoword"], both["difference"]) == (0.35, 0.45, 0.1)
+    variance = (0.02 + 0.02) / 8  # squares around the means of four groups, over 4 × (3 - 1)
+    half = 2.306 * np.sqrt(variance * 4 / 3) / 2
+    assert both["interval_half"] == pytest.approx(half, abs=1e-4)
+    assert both["within"] == (half >= 0.1)
+    one = baseline.comparison([line for line in found if line["seed"] == 0], "fidelity", 5, ["a"])
+    assert one["interval_half"] is None
+    assert not one["within"]
+
+
+def test_the_stand_in_mirrors_as_often_as_asked():
+    stand_in = module("without_torchvision")
+    picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    mirrored = [np.array(stand_in.RandomHorizontalFlip(p)(picture)) for p in (0, 1)]
+    np.testing.assert_array_equal(mirrored[0], np.array(picture))
+    np.testing.assert_array_equal(mirrored[1], np.array(picture)[:, ::-1])
+
+
+@pytest.mark.slow
+def test_the_baseline_of_a_script_against_itself_and_again_from_its_words(tmp_path: Path):
+    asked = [BENCHMARKS / "guide_baseline.py", "--script", OURS, "--concepts", "gold-ring", "--seeds", "0", "1"]
+    asked += ["--steps", "4", "--save-steps", "2", "--evaluated", "2", "4", "--noises", "2", "--jobs", "1"]
+    asked += ["--work", tmp_path / "work", "--output", tmp_path / "out"]
+    assert "within the interval: 8 of 8" in run(*asked)
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert {one["difference"] for one in told["compared"]} == {0}
+    assert {(one["arm"], one["step"]) for one in told["scores"]} == {
+        ("untrained", 0),
+        *((arm, step) for arm in ("guide", "pseudoword") for step in (2, 4)),
+    }
+    assert len(told["runs"]) == 4
+    assert Image.open(tmp_path / "out.png").width > 200
+
+    # The words alone are enough to score again.
+    shutil.rmtree(tmp_path / "work")
+    run(*asked)
+    again = json.loads((tmp_path / "out.json").read_text())
+    assert again["scores"] == told["scores"]
+    assert again["runs"] == told["runs"]
+    assert not list((tmp_path / "work").glob("*-gold-ring-*"))
