@@ -19,7 +19,7 @@ PACKAGE = "pseudoword"
 
 LAYERS = [
     {"cli", "commands", "demo"},
-    {"checking"},
+    {"checking", "trials"},
     {"training", "inspection", "interruption"},
     {"job"},
     {"watch"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"toybox"},
     {"data", "engines", "formats", "sheets"},
     {"families", "methods"},
-    {"vocabulary", "objectives", "schedules", "disk", "layout"},
+    {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges"},
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections"},
     {"placeholder", "settings"},

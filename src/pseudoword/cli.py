@@ -12,6 +12,7 @@ COMMANDS = {
     "check": "say what training would make of your pictures and captions, without training",
     "generate": "make pictures with learned words in the prompt",
     "evaluate": "measure how good words are, and write a report with pictures",
+    "sweep": "train one recipe with several settings, and compare the words",
     "inspect": "say what an embedding file holds",
     "push": "upload a learned word to the Hub",
     "demo": "learn a word on the small model inside this package and show it",

@@ -94,13 +94,13 @@ class Recipe:
         return build(cls, values, "")
 
     @classmethod
-    def read(cls, path: str | Path) -> Recipe:
-        """Read a recipe from a TOML file."""
+    def read(cls, path: str | Path, defaults: Mapping[str, Any] | None = None) -> Recipe:
+        """Read a recipe from a TOML file; sections that it leaves out may have other defaults, as plain values."""
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
         try:
-            return cls.from_dict(values)
+            return cls.from_dict({**(defaults or {}), **values})
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error

@@ -7,8 +7,8 @@ import importlib.util
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +17,17 @@ from PIL import Image, ImageOps
 from pseudoword import disk, sheets
 from pseudoword.errors import RecipeError
 from pseudoword.evaluate import plane, statistics
-from pseudoword.evaluate.diagnostics import Diagnosis
-from pseudoword.evaluate.examine import Examination, plain
-from pseudoword.evaluate.prompts import Question
-from pseudoword.evaluate.words import Word
+from pseudoword.evaluate.examine import plain
+from pseudoword.evaluate.groups import ALL, Evaluated, Group, Pool, groups, line, pools
 from pseudoword.sheets import Line
 
 SHOWN = 192
 """Pixels of a side that a picture has in the report at most; files beside it hold them whole."""
 COLUMNS = 8
+MANY = 8
+"""Words beyond which a contact sheet has but a line for each, and the page folds their pictures."""
 JSON = "report.json"
 """The file for programs, beside the page."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A word, and all that was found of it."""
-
-    name: str
-    """Tells it from all others of the report."""
-    word: Word
-    questions: Sequence[Question]
-    done: Examination
-    diagnosis: Diagnosis
-    fidelity: str
-    """Which measure says whether it is the concept."""
-    editability: str
-    """Which measure says whether the rest of the prompt holds."""
-    told: Sequence[str]
-    """How its numbers were made, for people."""
-    real: Sequence[Image.Image]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Words of one recipe at one step, which differ by the seed of their training alone."""
-
-    name: str
-    members: Sequence[Evaluated]
-    spreads: Mapping[str, statistics.Spread]
-    """By measure."""
 
 
 def check_installed() -> None:
@@ -66,36 +37,14 @@ def check_installed() -> None:
             raise RecipeError(f"A report needs {name}; install it with pip install 'pseudoword[eval]'.")
 
 
-def groups(evaluated: Sequence[Evaluated]) -> list[Group]:
-    """Put words of one recipe and step together, one for each seed; a word whose recipe is not known stands alone."""
-    found: dict[str, list[Evaluated]] = {}
-    for one in evaluated:
-        key = json.dumps([_line(one), one.word.step])
-        if one.word.seed not in [other.word.seed for other in found.get(key, [])]:
-            found.setdefault(key, []).append(one)
-    return [
-        Group(
-            members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} more seeds",
-            members,
-            {name: statistics.spread([m.done.scores[name] for m in members]) for name in members[0].done.scores},
-        )
-        for members in found.values()
-    ]
-
-
 def measures(evaluated: Sequence[Evaluated]) -> list[str]:
     """Return the names of all that was measured, in the order of first appearance."""
     return list(dict.fromkeys(name for one in evaluated for name in one.done.scores))
 
 
-def _line(one: Evaluated) -> str:
-    """Return what words of one recipe have in common at all steps; without a recipe, a word stands alone."""
-    word = one.word
-    told = [word.choices, word.concept.token] if word.choices else [str(word.place)]
-    return json.dumps(told, sort_keys=True, default=str)
-
-
-def to_json(evaluated: Sequence[Evaluated], found: Sequence[Group], facts: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(
+    evaluated: Sequence[Evaluated], found: Sequence[Group], pooled: Sequence[Pool], facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return everything that was measured as plain values."""
     return {
         **facts,
@@ -126,31 +75,43 @@ def to_json(evaluated: Sequence[Evaluated], found: Sequence[Group], facts: Mappi
             {
                 "name": group.name,
                 "words": [member.name for member in group.members],
-                "spreads": {
-                    measure: {key: plain(value) for key, value in asdict(spread).items()}
-                    for measure, spread in group.spreads.items()
-                },
+                "spreads": _spreads(group.spreads),
             }
             for group in found
         ],
+        "pools": [{**asdict(pool), "spreads": _spreads(pool.spreads)} for pool in pooled],
     }
 
 
-def write(evaluated: Sequence[Evaluated], folder: Path, facts: Mapping[str, Any]) -> Path:
-    """Write the report's files into a folder and return the page; each appears whole or not at all."""
+def _spreads(spreads: Mapping[str, statistics.Spread]) -> dict[str, Any]:
+    return {name: {key: plain(value) for key, value in asdict(spread).items()} for name, spread in spreads.items()}
+
+
+def write(
+    evaluated: Sequence[Evaluated], folder: Path, facts: Mapping[str, Any], failed: Mapping[str, str] | None = None
+) -> Path:
+    """Write the report's files into a folder and return the page; each appears whole or not at all.
+
+    `failed` says why, by name, of runs that have left no word.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    found = groups(evaluated)
-    figure = _plane(found)
-    disk.write(folder / JSON, json.dumps(to_json(evaluated, found, facts), indent=1) + "\n")
+    found, pooled = groups(evaluated), pools(evaluated)
+    figure = _plane(found, pooled)
+    values = {**to_json(evaluated, found, pooled, facts), "failed": failed or {}}
+    disk.write(folder / JSON, json.dumps(values, indent=1) + "\n")
     sheets.save(contact_sheet(evaluated), folder / "contact-sheet.png", {})
     disk.write(folder / "plane.png", plane.png(figure))
-    return disk.write(folder / "report.html", page(evaluated, found, figure, facts))
+    return disk.write(folder / "report.html", page(evaluated, found, pooled, figure, facts, failed or {}))
 
 
 def contact_sheet(evaluated: Sequence[Evaluated]) -> Image.Image:
-    """Lay out each word's own pictures, and below them those of each of its prompts."""
+    """Lay out each word's own pictures, and below them those of each of its prompts; of many words a line each."""
     lines: list[Line] = []
     for one in evaluated:
+        if len(evaluated) > MANY:
+            shown = [_squared(one.real[0]), *(pictures[0] for pictures in one.done.pictures)][:COLUMNS]
+            lines.append(Line(f"{one.name}: learned from, then a picture of each prompt", shown))
+            continue
         lines.append(Line(f"{one.name}: learned from", [_squared(picture) for picture in one.real[:COLUMNS]]))
         for question, pictures in zip(one.questions, one.done.pictures, strict=True):
             lines.append(Line(question.saying(one.word.concept.token), pictures[:COLUMNS]))
@@ -162,25 +123,53 @@ def _squared(picture: Image.Image) -> Image.Image:
     return ImageOps.pad(picture, (side, side), color="white")
 
 
-def _plane(found: Sequence[Group]) -> Any:
-    """Draw a point for each group; groups of one recipe are a line over its steps."""
+def _plane(found: Sequence[Group], pooled: Sequence[Pool]) -> Any:
+    """Draw a point for each setting if there are several, over all its concepts; else one for each concept."""
+    first = found[0].members[0]
+    whole = [pool for pool in pooled if pool.kind == ALL]
+    several = len({pool.name for pool in whole}) > 1
+    if several and any(pool.concepts > 1 for pool in whole):
+        places, joined = _places_of(whole), len(whole) > len({pool.name for pool in whole})
+    else:
+        places, joined = _places(found), len(found) > len({line(group.members[0]) for group in found})
+        places += _places_of(pool for pool in whole if pool.concepts > 1)
+    return plane.draw(places, first.fidelity or "—", first.editability or "—", steps=joined)
+
+
+def _places(found: Sequence[Group]) -> list[plane.Place]:
+    """Return a point for each group; groups of one recipe are a line over its steps."""
     lines: dict[str, list[Group]] = {}
     for group in found:
-        lines.setdefault(_line(group.members[0]), []).append(group)
+        lines.setdefault(line(group.members[0]), []).append(group)
     places: list[plane.Place] = []
     for members in lines.values():
         ordered = sorted(members, key=lambda group: group.members[0].word.step)
         name = ordered[0].name.removesuffix(f" at {ordered[0].members[0].word.step}")
         for group in ordered:
             one = group.members[0]
-            fidelity, editability = (group.spreads.get(measure) for measure in (one.fidelity, one.editability))
-            if fidelity and editability:
-                label = str(one.word.step) if len(ordered) > 1 else name
-                halves = (_half(fidelity), _half(editability))
-                places.append(plane.Place(label, name, fidelity.mean, editability.mean, *halves))
-    first = found[0].members[0]
-    joined = any(len(members) > 1 for members in lines.values())
-    return plane.draw(places, first.fidelity or "—", first.editability or "—", steps=joined)
+            label = str(one.word.step) if len(ordered) > 1 else name
+            places += _place(label, name, group.spreads, one.fidelity, one.editability)
+    return places
+
+
+def _places_of(pooled: Iterable[Pool]) -> list[plane.Place]:
+    """Return a point for each pool; those of one setting are a line over its steps."""
+    places: list[plane.Place] = []
+    ordered = sorted(pooled, key=lambda pool: pool.step)
+    for pool in ordered:
+        name = pool.name or pool.kind
+        label = str(pool.step) if sum(other.name == pool.name for other in ordered) > 1 else name
+        places += _place(label, name, pool.spreads, pool.fidelity, pool.editability)
+    return places
+
+
+def _place(
+    label: str, name: str, spreads: Mapping[str, statistics.Spread], fidelity: str, editability: str
+) -> list[plane.Place]:
+    one, other = spreads.get(fidelity), spreads.get(editability)
+    if one is None or other is None:
+        return []
+    return [plane.Place(label, name, one.mean, other.mean, _half(one), _half(other))]
 
 
 def _half(spread: statistics.Spread) -> float:
@@ -188,7 +177,14 @@ def _half(spread: statistics.Spread) -> float:
     return 2 * spread.sampling if spread.seeds == 1 else spread.half
 
 
-def page(evaluated: Sequence[Evaluated], found: Sequence[Group], figure: Any, facts: Mapping[str, Any]) -> str:
+def page(
+    evaluated: Sequence[Evaluated],
+    found: Sequence[Group],
+    pooled: Sequence[Pool],
+    figure: Any,
+    facts: Mapping[str, Any],
+    failed: Mapping[str, str],
+) -> str:
     """Return the page, which needs no other file."""
     import jinja2
 
@@ -200,9 +196,12 @@ def page(evaluated: Sequence[Evaluated], found: Sequence[Group], figure: Any, fa
     return environment.get_template("report.html").render(
         evaluated=evaluated,
         groups=found,
+        pools=[pool for pool in pooled if pool.concepts > 1 or len(pool.seeds) > 1],
+        many=len(evaluated) > MANY,
         plane=plane.svg(figure),
         curves=plane.svg(curves) if curves else "",
         facts=facts,
+        failed=failed,
         measures=measures(evaluated),
         mean=statistics.mean,
         error=statistics.sampling_error,

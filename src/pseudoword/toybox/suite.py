@@ -130,15 +130,33 @@ def recipe(
     seed: int = 0,
 ) -> Recipe:
     """Write a subject's pictures into a folder, and return the recipe of a plain run there."""
-    given = write(subject, folder / "pictures")
+    given = concept(subject, write(subject, folder / "pictures"), ConceptRecipe(token, ".", "thing"))
+    usual = plain(given, base=base, steps=steps, learning_rate=learning_rate, seed=seed)
+    return replace(usual, output=replace(usual.output, folder=str(folder)))
+
+
+def concept(subject: Subject, pictures: Path, like: ConceptRecipe) -> ConceptRecipe:
+    """Return a subject as a concept whose token and number of vectors are another's."""
     what = "style" if subject.kind == "style" else "object"
+    return replace(like, pictures=str(pictures), initializer=subject.initializer, property=what)
+
+
+def plain(
+    concept: ConceptRecipe,
+    *,
+    base: str = "toybox",
+    steps: int = 500,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+) -> Recipe:
+    """Return the recipe of a plain run on the toybox."""
     return Recipe(
-        concepts=(ConceptRecipe(token, str(given), subject.initializer, what),),
+        concepts=(concept,),
         base=BaseModel(base),
         method=ClassicOptions(),
         training=Training(seed=seed, batch_size=4),
         schedule=Schedule(steps=str(steps), learning_rate=learning_rate, lr_warmup_steps=10),
-        output=Output(folder=str(folder), save_steps=steps, checkpointing_steps=min(steps, 100)),
+        output=Output(save_steps=steps, checkpointing_steps=min(steps, 100)),
     )
 
 

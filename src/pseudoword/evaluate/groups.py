@@ -1,0 +1,168 @@
+"""Words put together: those of one recipe over training seeds, and those of one setting over all its concepts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from pseudoword.evaluate import statistics
+from pseudoword.evaluate.diagnostics import Diagnosis
+from pseudoword.evaluate.examine import Examination
+from pseudoword.evaluate.prompts import Question
+from pseudoword.evaluate.words import Word
+
+CONCEPT = ("concepts.0.token", "concepts.0.pictures", "concepts.0.initializer", "concepts.0.property")
+"""Of a recipe's choices those that say what is learned, not how."""
+ALL = "all concepts"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A word, and all that was found of it."""
+
+    name: str
+    """Tells it from all others of the report."""
+    word: Word
+    questions: Sequence[Question]
+    done: Examination
+    diagnosis: Diagnosis
+    fidelity: str
+    """Which measure says whether it is the concept."""
+    editability: str
+    """Which measure says whether the rest of the prompt holds."""
+    told: Sequence[str]
+    """How its numbers were made, for people."""
+    real: Sequence[Image.Image]
+    kinds: Sequence[str] = ()
+    """What sorts of concept it belongs to, if it is one of a suite."""
+
+    @cached_property
+    def setting(self) -> dict[str, str]:
+        """How its training was set, whatever was learned and from which seed; empty if its recipe is not known."""
+        return {name: str(value) for name, value in self.word.choices.items() if name not in CONCEPT}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Words of one recipe at one step, which differ by the seed of their training alone."""
+
+    name: str
+    members: Sequence[Evaluated]
+    spreads: Mapping[str, statistics.Spread]
+    """By measure."""
+
+
+def groups(evaluated: Sequence[Evaluated]) -> list[Group]:
+    """Put words of one recipe and step together, one for each seed; a word whose recipe is not known stands alone."""
+    found: dict[str, list[Evaluated]] = {}
+    for one in evaluated:
+        key = json.dumps([line(one), one.word.step])
+        if one.word.seed not in [other.word.seed for other in found.get(key, [])]:
+            found.setdefault(key, []).append(one)
+    return [
+        Group(
+            members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} more seeds",
+            members,
+            {name: statistics.spread([m.done.scores[name] for m in members]) for name in members[0].done.scores},
+        )
+        for members in found.values()
+    ]
+
+
+def line(one: Evaluated) -> str:
+    """Return what words of one recipe have in common at all steps; without a recipe, a word stands alone."""
+    word = one.word
+    told = [word.choices, word.concept.token] if word.choices else [str(word.place)]
+    return json.dumps(told, sort_keys=True, default=str)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Words of one setting at one step: several concepts, each trained from the same seeds."""
+
+    name: str
+    """The settings in which it differs from the other pools of the report; empty if in none."""
+    kind: str
+    """Which of the concepts: all, or a sort of them."""
+    setting: Mapping[str, str]
+    step: int
+    concepts: int
+    seeds: Sequence[int]
+    """Those from which every concept was trained; others count for nothing."""
+    spreads: Mapping[str, statistics.Spread]
+    """By measure; a seed's score is the mean over all concepts and prompts."""
+    fidelity: str
+    editability: str
+    seconds: float | None
+    """What the training of one word took in the mean."""
+
+
+def pools(evaluated: Sequence[Evaluated]) -> list[Pool]:
+    """Put words of one setting and step together: all of them, and each kind where there are several.
+
+    A setting that has not all the concepts of the others cannot be compared with them and is left out.
+    """
+    found: dict[tuple[str, int], list[Evaluated]] = {}
+    for one in evaluated:
+        if one.setting:
+            found.setdefault((json.dumps(one.setting, sort_keys=True), one.word.step), []).append(one)
+    settings = [members[0].setting for members in found.values()]
+    names = dict.fromkeys(name for setting in settings for name in setting)
+    differing = [name for name in names if len({setting.get(name) for setting in settings}) > 1]
+    kinds = [ALL, *dict.fromkeys(kind for one in evaluated for kind in one.kinds)]
+    asked = {kind: _concepts(_of_kind(evaluated, kind)) for kind in kinds}
+    made: list[Pool] = []
+    for members in found.values():
+        told = (f"{name.rpartition('.')[2]}={members[0].setting.get(name, '—')}" for name in differing)
+        name = ", ".join(told)
+        for kind, concepts in asked.items():
+            if kind == ALL or concepts < asked[ALL]:
+                made += _pool(name, kind, _of_kind(members, kind), concepts)
+    return made
+
+
+def _of_kind(words: Sequence[Evaluated], kind: str) -> list[Evaluated]:
+    return [one for one in words if kind == ALL or kind in one.kinds]
+
+
+def _concepts(words: Sequence[Evaluated]) -> set[str]:
+    return {_concept(one) for one in words}
+
+
+def _concept(one: Evaluated) -> str:
+    """Return what is learned, whatever the setting."""
+    return json.dumps([str(one.word.choices.get(name)) for name in CONCEPT])
+
+
+def _pool(name: str, kind: str, members: Sequence[Evaluated], concepts: Set[str]) -> list[Pool]:
+    """Return the pool of words of one setting; none if no seed has all the concepts of the report."""
+    by_seed: dict[int, dict[str, Evaluated]] = {}
+    for one in members:
+        by_seed.setdefault(one.word.seed or 0, {})[_concept(one)] = one
+    whole = {seed: list(own.values()) for seed, own in by_seed.items() if own.keys() == concepts}
+    if not whole:
+        return []
+    measures = dict.fromkeys(measure for own in whole.values() for one in own for measure in one.done.scores)
+    spreads = {
+        measure: statistics.spread([_joined(own, measure) for own in whole.values()])
+        for measure in measures
+        if all(_says(own, measure) for own in whole.values())
+    }
+    seconds = [one.word.seconds for one in members if one.word.seconds]
+    first, taken = members[0], sum(seconds) / len(seconds) if seconds else None
+    axes = (first.fidelity, first.editability)
+    return [Pool(name, kind, first.setting, first.word.step, len(concepts), list(whole), spreads, *axes, taken)]
+
+
+def _joined(words: Sequence[Evaluated], measure: str) -> statistics.Scores:
+    """Return the scores of several concepts as if they were one with all their prompts."""
+    return np.concatenate([one.done.scores[measure] for one in words if measure in one.done.scores])
+
+
+def _says(words: Sequence[Evaluated], measure: str) -> bool:
+    return any(measure in one.done.scores and not np.isnan(one.done.scores[measure]).all() for one in words)

@@ -1,0 +1,98 @@
+"""Ranges: settings that a sweep varies, and the recipes that their combinations make."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import re
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pseudoword.errors import RecipeError
+from pseudoword.recipe import ConceptRecipe, Recipe
+
+
+def varied(recipe: Recipe, ranges: Sequence[str]) -> dict[str, Recipe]:
+    """Return a recipe for each combination of values, by a name that a folder can have.
+
+    A range is 'learning_rate=0.01,0.02' or, where values hold commas, 'NAME=["1:100,0.1", "1:200,0.1"]'.
+    Raises RecipeError, before anything is trained, for settings and values that no recipe takes.
+    """
+    asked = dict(_range(text) for text in ranges)
+    if len(asked) < len(ranges):
+        raise RecipeError("A setting is varied twice; give all of its values in one --vary.")
+    found: dict[str, Recipe] = {}
+    for values in itertools.product(*asked.values()):
+        chosen = dict(zip(asked, values, strict=True))
+        found[_folder_name(chosen)] = _with(recipe, chosen)
+    return found
+
+
+def _range(text: str) -> tuple[str, list[Any]]:
+    """Read a setting's full name and its values."""
+    name, equals, given = text.partition("=")
+    if not equals or not given:
+        raise RecipeError(f"--vary needs a setting and its values, such as learning_rate=0.01,0.02, not {text!r}.")
+    full = _full_name(name.strip())
+    if given.lstrip().startswith("["):
+        values = _toml(given)
+    else:
+        values = [_toml(part.strip(), part.strip()) for part in given.split(",")]
+    if not isinstance(values, list) or not values:
+        raise RecipeError(f"The values of {name} are none that TOML knows: {given!r}.")
+    if len({repr(value) for value in values}) < len(values):
+        raise RecipeError(f"{name} has the same value twice in {given!r}.")
+    return full, values
+
+
+def _toml(text: str, otherwise: Any = None) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return otherwise
+
+
+def _full_name(name: str) -> str:
+    """Return a setting's dotted name, which may be given short if only one section has it."""
+    known = _settings()
+    full = [one for one in known if name in (one, one.rpartition(".")[2], one.replace("concepts.0.", "concepts."))]
+    if name.startswith("method.") and not full:
+        return name  # each method has its own, and building the recipe refuses what it has not
+    if len(full) != 1:
+        raise RecipeError(
+            f"There is no one setting {name!r} to vary; those of a recipe are {', '.join(known)}, and method.NAME."
+        )
+    return full[0]
+
+
+def _settings() -> list[str]:
+    """Return the dotted names of everything that can be varied."""
+    hints = typing.get_type_hints(Recipe)
+    sections = {"concepts.0": ConceptRecipe, **{name: hints[name] for name in ("base", "data", "training", "schedule")}}
+    own = {"concepts.0.token", "concepts.0.pictures", "training.seed"}
+    names = [f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)]
+    return [name for name in names if name not in own] + ["engine.mixed_precision", "method.name"]
+
+
+def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with some settings changed."""
+    values = recipe.to_dict()
+    if chosen.get("method.name", recipe.method.name) != recipe.method.name:
+        values["method"] = {}  # another method has other options
+    for name, value in chosen.items():
+        *sections, last = name.split(".")
+        table: Any = values
+        for section in sections:
+            table = table[int(section)] if section.isdigit() else table.setdefault(section, {})
+        table[last] = value
+    return Recipe.from_dict(values)
+
+
+def _folder_name(chosen: Mapping[str, Any]) -> str:
+    """Return a name for a choice of settings; one that a folder cannot have gets a hash."""
+    told = ",".join(f"{name.rpartition('.')[2]}={value}" for name, value in chosen.items())
+    safe = re.sub(r"[^\w.,=+-]", "_", told)[:100]
+    return safe if safe == told else f"{safe}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
