@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +93,34 @@ def test_runs_are_measured_by_the_answer_key_and_again_alike(
     moved = [picture.stat().st_mtime_ns != stamp for picture, stamp in zip(pictures, stamps, strict=True)]
     assert moved == [True, False]
     assert json.loads((out / "report.json").read_text())["words"] == json.loads(before)["words"]
+
+
+LOOK_AT_PICTURES = """<script>addEventListener("load", async () => {
+  for (const image of document.images) {
+    image.loading = "eager";
+    if (!image.complete) await new Promise(done => { image.onload = image.onerror = done; });
+    if (!image.naturalWidth) console.error(`broken: ${image.alt}`);
+  }
+  document.body.append(`pictures: ${document.images.length}`);
+});</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["", '<img src="data:image/webp;base64,UklG"><script>absent()</script>'])
+def test_the_report_opens_without_errors_in_a_browser(fault: str, runs: list[Path], tmp_path: Path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium on this machine")
+    assert evaluate(*runs, "--output", tmp_path, *FEW) == 0
+    page = tmp_path / "looked-at.html"
+    page.write_text((tmp_path / "report.html").read_text() + LOOK_AT_PICTURES + fault)
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    complaints = [line for line in found.stderr.splitlines() if ":CONSOLE" in line]
+    assert len(complaints) == (2 if fault else 0), complaints
+    assert f"pictures: {2 * (5 + 5 * 2) + (1 if fault else 0)}" in found.stdout
+    assert found.stdout.count("<svg") == 2  # the plane, and the curves of the fixed-draw loss
 
 
 def test_steps_of_a_run_are_points_of_one_line(runs: list[Path], tmp_path: Path):
