@@ -33,7 +33,7 @@ from pseudoword import methods, objectives, schedules
 from pseudoword.batch import Batch, Draw
 from pseudoword.engines.torch_engine import TorchEngine
 from pseudoword.evaluate.machine import processor
-from pseudoword.families.sd.miniature import clip_tokenizer
+from pseudoword.families.clip_miniature import clip_tokenizer
 from pseudoword.families.sd.torch import StableDiffusion
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import BaseModel, EngineRecipe
@@ -126,7 +126,7 @@ def base_model() -> StableDiffusion:
             buffer.copy_(torch.arange(buffer.shape[-1])[None])
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     vae = AutoencoderKL(block_out_channels=(4, 4, 4, 4), norm_num_groups=1)  # pyright: ignore[reportArgumentType]
-    return StableDiffusion(BaseModel("random"), tokenizer, text_encoder, vae, unet, scheduler)
+    return StableDiffusion(BaseModel("random"), [tokenizer], [text_encoder], vae, unet, scheduler)
 
 
 def batch_of(family: StableDiffusion, step: int, side: int) -> tuple[Batch, Draw]:
@@ -136,7 +136,9 @@ def batch_of(family: StableDiffusion, step: int, side: int) -> tuple[Batch, Draw
         0, TOKEN, step, [0], 1, num_pictures=1, flip_p=0.0, num_timesteps=family.num_timesteps, latent_shape=shape
     )
     ids = family.vocabularies["clip_l"].encode(f"a photo of a {TOKEN}").ids[None]
-    return Batch({"clip_l": ids}, draw.noise, np.ones_like(draw.noise), np.zeros(1, dtype=np.int64)), draw
+    return Batch(
+        {"clip_l": ids}, draw.noise, np.ones_like(draw.noise), np.zeros(1, dtype=np.int64), np.zeros((1, 6))
+    ), draw
 
 
 def rows_only(family: StableDiffusion, side: int, steps: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pseudoword import Concept, Recipe, schedules
 from pseudoword.batch import Batch, Draw
-from pseudoword.families.sd.torch import StableDiffusion
+from pseudoword.families.latent_diffusion import LatentDiffusion
 
 TOKEN = "<cat-toy>"
 MakeRecipe = Callable[..., Recipe]
@@ -26,7 +26,7 @@ def rows_of(folder: str | Path) -> np.ndarray:
     return rows
 
 
-def hashes(family: StableDiffusion) -> dict[str, str]:
+def hashes(family: LatentDiffusion) -> dict[str, str]:
     """Return a hash of every tensor of a base's modules, buffers included."""
     tensors = {f"{name}.{k}": v for name, m in family.modules.items() for k, v in m.state_dict().items()}
     return {
@@ -34,13 +34,13 @@ def hashes(family: StableDiffusion) -> dict[str, str]:
     }
 
 
-def one_batch(family: StableDiffusion, step: int = 0) -> tuple[Batch, Draw]:
+def one_batch(family: LatentDiffusion, step: int = 0) -> tuple[Batch, Draw]:
     """Return a batch of two made-up pictures whose caption is the lent word."""
     shape = (4, 8, 8)
     draw = schedules.draw(
         7, TOKEN, step, range(2), 2, num_pictures=2, flip_p=0.0, num_timesteps=family.num_timesteps, latent_shape=shape
     )
-    [(encoder, vocabulary)] = family.vocabularies.items()
-    ids = np.stack([vocabulary.encode(f"a photo of a {TOKEN}").ids] * 2)
+    ids = {e: np.stack([v.encode(f"a photo of a {TOKEN}").ids] * 2) for e, v in family.vocabularies.items()}
     latents = np.random.default_rng(step).standard_normal((2, *shape), dtype=np.float32)
-    return Batch({encoder: ids}, latents, np.full_like(latents, 0.1), np.zeros(2, dtype=np.int64)), draw
+    placement = np.asarray([(16, 16, 0, 0, 16, 16)] * 2)
+    return Batch(ids, latents, np.full_like(latents, 0.1), np.zeros(2, dtype=np.int64), placement), draw

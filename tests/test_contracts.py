@@ -95,11 +95,13 @@ def test_the_word_round_trips_and_changes_the_picture(recipe: Recipe, own_base: 
     assert with_word.tobytes() != without.tobytes()
 
 
-def test_the_file_loads_in_the_familys_own_pipeline(recipe: Recipe, own_base: BaseModel) -> None:
+def test_the_files_load_in_the_familys_own_pipeline_one_encoder_at_a_time(recipe: Recipe, own_base: BaseModel) -> None:
     list(train(recipe))
     pipeline = DiffusionPipeline.from_pretrained(own_base.model)
-    pipeline.load_textual_inversion(recipe.output.folder)
-    ids = pipeline.tokenizer.convert_tokens_to_ids(Concept.load(recipe.output.folder).tokens)
-    table = pipeline.text_encoder.get_input_embeddings().weight.detach().numpy()
-    [rows] = Concept.load(recipe.output.folder).rows.values()
-    assert np.array_equal(table[ids], rows)
+    word, folder = Concept.load(recipe.output.folder), Path(recipe.output.folder)
+    for rows, suffix in zip(word.rows.values(), ("", "_2"), strict=False):
+        tokenizer, encoder = (getattr(pipeline, name + suffix) for name in ("tokenizer", "text_encoder"))
+        file = folder / f"learned_embeds{suffix}.safetensors"
+        pipeline.load_textual_inversion(file, tokenizer=tokenizer, text_encoder=encoder)
+        table = encoder.get_input_embeddings().weight.detach().numpy()
+        assert np.array_equal(table[tokenizer.convert_tokens_to_ids(word.tokens)], rows)

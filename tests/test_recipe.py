@@ -53,7 +53,7 @@ def test_the_plain_values_leave_out_what_is_not_set():
         {"token": "<t>", "pictures": "cat", "initializer": "toy", "property": "object", "num_vectors": 1}
     ]
     assert "seed" not in values["training"]
-    assert values["base"] == {"model": "toybox", "family": "sd"}
+    assert values["base"] == {"model": "toybox"}
 
 
 def test_a_file_is_read_and_its_whole_numbers_are_taken_where_floats_are_meant(tmp_path: Path):

@@ -46,6 +46,9 @@ class Batch:
     std: Float[np.ndarray, "batch channels height width"]
     concept: Int[np.ndarray, " batch"]
     """Index of the concept in the run's list."""
+    placement: Int[np.ndarray, "batch 6"]
+    """Each picture's height and width, where it was cut (top and left) once resized, and the height and width that it
+    is trained at, in pixels: what Stable Diffusion XL is told (Podell et al. 2023, sec. 2.2)."""
     weight: Float[np.ndarray, "batch height width"] | None = None
     """How much each place counts in its picture's loss; None where all count the same."""
 
@@ -53,4 +56,4 @@ class Batch:
         """Return some of the pictures."""
         ids = {encoder: block[cut] for encoder, block in self.ids.items()}
         weight = None if self.weight is None else self.weight[cut]
-        return Batch(ids, self.mean[cut], self.std[cut], self.concept[cut], weight)
+        return Batch(ids, self.mean[cut], self.std[cut], self.concept[cut], self.placement[cut], weight)

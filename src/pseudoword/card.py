@@ -37,7 +37,8 @@ def card(
 
     `prompts` become the page's examples; without any, the word's own prompt does.
     """
-    facts = families.part(recipe.base.family, "facts") if recipe else None
+    family = families.of_word(concept.rows) if recipe else None
+    facts = families.part(family[0], "facts") if family else None
     own_prompt = PROMPTS[concept.property].format(concept.token)
     base, picture = _on_hub(concept, recipe), picture_in(folder)
     is_file = is_single_file(concept.base)
@@ -120,7 +121,7 @@ def _shown(picture: str | None) -> str:
 
 def _files(folder: Path) -> str:
     """Return the lines of the table of the word's files."""
-    present = [name for name in formats.IN_FOLDER if (folder / name).is_file()]
+    present = formats.files_in(folder)
     exports = [f"exports/{path.name}" for path in formats.exports_in(folder)]
     lines = [
         (present, "diffusers, with `load_textual_inversion`"),

@@ -22,6 +22,9 @@ Rows = Mapping[str, Float[np.ndarray, "vectors width"]]
 ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
 
 
+_ORDER = {encoder: i for i, encoder in enumerate(ENCODER_OF_WIDTH.values())}
+
+
 def encoder_of_width(width: int) -> str:
     """Return the file key of the encoder with this embedding width; a width of no known encoder is a small CLIP's."""
     return ENCODER_OF_WIDTH.get(width, "clip_l")
@@ -29,7 +32,10 @@ def encoder_of_width(width: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """A placeholder token and its rows, one fp32 block `[vectors, width]` per text encoder (Gal et al., sec. 3)."""
+    """A placeholder token and its rows, one fp32 block `[vectors, width]` per text encoder (Gal et al., sec. 3).
+
+    The blocks are in the order of the encoders in a pipeline, whatever order they are given in.
+    """
 
     token: str
     rows: Rows
@@ -48,7 +54,7 @@ class Concept:
         if not self.rows:
             raise TokenError(f"The concept {self.token!r} has no rows; expected one block per text encoder.")
         blocks = {}
-        for encoder, block in self.rows.items():
+        for encoder, block in sorted(self.rows.items(), key=lambda own: _ORDER.get(own[0], len(_ORDER))):
             block = np.array(block, dtype=np.float32, order="C")  # a copy: the caller's array stays the caller's
             if block.ndim != 2 or 0 in block.shape:
                 raise TokenError(

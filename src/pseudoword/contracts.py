@@ -86,11 +86,12 @@ class Family(Protocol):
     """A loaded base model of some kind, frozen. Arrays are the engine's own unless said otherwise.
 
     A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
-    (PIPELINE, TAGS, CONFIG); `words`, whose `vocabularies(base)` reads nothing but tokenizers and tables; `sizes`,
-    whose `sizes(base)` reads nothing but configurations; `costs`, which counts what a step needs in memory on layers
-    without weights (`parameters(base)`, `kept_for_gradient(base, size, count)`); `single_file`, whose
-    `usual_config(base)` names a base on the Hub that configures a checkpoint in one file; and `miniature`, whose
-    `write(folder)` makes a base of random weights in the real classes.
+    (KIND, PIPELINE, TAGS, CONFIG, `owns(index)`: whether a model_index.json is such a base's); `words`, whose
+    `vocabularies(base)` reads nothing but tokenizers and tables; `sizes`, whose `sizes(base)` reads nothing but
+    configurations; `costs`, which counts what a step needs in memory on layers without weights (`parameters(base)`,
+    `kept_for_gradient(base, size, count)`); `single_file`, whose `usual_config(base)` names a base on the Hub that
+    configures a checkpoint in one file, and whose `owns(names)` knows such files by their tensors; and `miniature`,
+    whose `write(folder)` makes a base of random weights in the real classes.
     """
 
     vocabularies: Mapping[str, Vocabulary]
@@ -127,10 +128,10 @@ class Family(Protocol):
         """Return alpha and sigma of timesteps `[batch]`, shaped `[batch, 1, 1, 1]` to multiply latents."""
         ...
 
-    def condition(self, ids: Arrays, rows: Arrays | None) -> Any:
+    def condition(self, ids: Arrays, rows: Arrays | None, placement: Any) -> Any:
         """Return what the denoiser is conditioned on, for ids `[batch, tokens]` and rows `[rows, width]` per encoder.
 
-        Ids from a table's size on are looked up in the rows. For one encoder the result is `[batch, tokens, width]`.
+        Ids from a table's size on are looked up in the rows. `placement` is that of the batch (see `Batch`).
         """
         ...
 

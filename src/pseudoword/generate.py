@@ -36,7 +36,8 @@ class Sampling:
 
 def load(base: BaseModel) -> Family:
     """Load a base for sampling on the best device there is, in half precision on a GPU."""
-    family = families.part(base.family, "torch").FAMILY.load(locate(base, toybox.BASES))
+    base = locate(base, toybox.BASES)
+    family = families.part(base.family, "torch").FAMILY.load(base)
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     family.to(device, dtype, vae_dtype=dtype)

@@ -62,7 +62,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
             f"There is no learned word to push in {str(folder)!r} ({str(error).rstrip('.')}); "
             "name the folder of a finished run."
         ) from error
-    names = [name for name in (*formats.IN_FOLDER, *formats.TOLD_IN_FOLDER) if (folder / name).is_file()]
+    names = formats.files_in(folder) + [name for name in formats.TOLD_IN_FOLDER if (folder / name).is_file()]
     names += [f"exports/{path.name}" for path in formats.exports_in(folder)]
     written = folder / card.NAME
     text = written.read_bytes() if written.is_file() else card.card(concept, folder, recipe_in(folder)).encode()

@@ -31,7 +31,8 @@ def inspect(path: str | Path, base: BaseModel | None = None) -> dict[str, Any]:
         "metadata": dict(concept.metadata),
     }
     if base is not None:
-        vocabularies = families.part(base.family, "words").vocabularies(locate(base, toybox.BASES))
+        base = locate(base, toybox.BASES)
+        vocabularies = families.part(base.family, "words").vocabularies(base)
         told["against"] = base.model
         told["vocabulary"] = {encoder: _beside(v, v.rows_of(concept, encoder)) for encoder, v in vocabularies.items()}
     return told

@@ -76,6 +76,8 @@ def prepare(
     tracking.check(recipe.output.report_to)
     checkpoint = engine.on_main(lambda: run.find(resume))
     recipe, seed = _seeded(engine, recipe, checkpoint)
+    base = locate(recipe.base, toybox.BASES)
+    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
     [wanted] = recipe.concepts
     given = ConceptPictures(wanted, recipe.data) if dataset is None else dataset
     batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
@@ -84,9 +86,7 @@ def prepare(
         refuse_changes(checkpoint, facts)
     engine.on_main(pushes.check)
 
-    family: Family = families.part(recipe.base.family, recipe.engine.engine).FAMILY.load(
-        locate(recipe.base, toybox.BASES)
-    )
+    family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
     rows = starting_rows(family.vocabularies, wanted)
     engine.prepare(family)
     engine.start(family, methods.build(recipe.method), {wanted.token: rows})

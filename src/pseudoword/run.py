@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WORD = re.compile(r"learned_embeds-steps-(\d+)\.\w+")
 BEST = "learned_embeds-best"
-RESULTS = (*formats.IN_FOLDER, *formats.TOLD_IN_FOLDER, "exports", "README.md", layout.SAMPLES)
+WORDS = (*formats.IN_FOLDER, *formats.SECOND_IN_FOLDER, *formats.TOLD_IN_FOLDER)
+RESULTS = (*WORDS, "exports", "README.md", layout.SAMPLES)
 """What a finished run leaves for others to read."""
 FREE = {"output", "engine", "validation"}
 """Sections of a recipe that may change when a run is resumed."""
@@ -135,7 +136,7 @@ class Run:
             disk.sweep(folder)
         step = checkpoint.step if checkpoint else 0
         stale = [path for at, path in self.checkpoints() if at > step]
-        stale += [path for at, path in self.words() if at > step]
+        stale += [part for at, path in self.words() if at > step for part in formats.parts_of(path)]
         if checkpoint is None:
             names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
             stale += [path for name in names if (path := self.folder / name).exists()]
@@ -143,7 +144,7 @@ class Run:
         else:
             stale += [path for at, path in layout.grids(self.samples) if at > step]
         if checkpoint is None or checkpoint.best is None:
-            stale += self.folder.glob(f"{BEST}.*")
+            stale += [part for path in self.folder.glob(f"{BEST}.*") for part in formats.parts_of(path)]
         if stale:
             self._set_aside(stale)
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))

@@ -80,8 +80,8 @@ class BaseModel:
 
     model: str
     """Folder in diffusers layout, Hub id, .safetensors or .ckpt file, or 'toybox', the small model inside."""
-    family: str = "sd"
-    """The kind of base model: 'sd' is Stable Diffusion 1.x and 2.x."""
+    family: str | None = None
+    """The kind of base model: 'sd' (Stable Diffusion 1.x and 2.x) or 'sdxl'; by default what the model itself says."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     config: str | None = None
@@ -90,6 +90,8 @@ class BaseModel:
     """Variant of the weight files, such as 'fp16'."""
     tokenizer: str | None = None
     """Folder or Hub id of another tokenizer than the model's own."""
+    vae: str | None = None
+    """Folder, file or Hub id of another VAE than the model's own."""
     prediction_type: Literal["epsilon", "v_prediction"] | None = None
     """What the denoiser predicts; by default what the model's scheduler configuration says."""
     clip_skip: int | None = None

@@ -183,7 +183,7 @@ def _keep(
             kept += _write_best(run, job, validator)
         if step % output.save_steps == 0:
             path = run.folder / f"learned_embeds-steps-{step}{output.suffix}"
-            kept.append(formats.write_file(job.concept(engine.rows()[job.token], step), path))
+            kept += formats.write_each(job.concept(engine.rows()[job.token], step), path)
         if checkpointing:
             kept.append(run.keep(step, engine.snapshot(), job.facts, validator.best))
             run.rotate(output.checkpoints_total_limit)
@@ -197,7 +197,7 @@ def _write_best(run: Run, job: Job, validator: Validator) -> list[Path]:
     if validator.best is None:
         return []
     path = run.folder / f"{BEST}{job.recipe.output.suffix}"
-    return [formats.write_file(job.concept(validator.best.rows, validator.best.step), path)]
+    return formats.write_each(job.concept(validator.best.rows, validator.best.step), path)
 
 
 def _track(trackers: Trackers, validator: Validator, progress: Progress) -> None:

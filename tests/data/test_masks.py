@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -175,7 +176,7 @@ def engine(family: StableDiffusion) -> TorchEngine:
 
 def weighted(pair: tuple[Batch, Draw], weight: np.ndarray | None) -> list[tuple[Batch, Draw]]:
     batch, draw = pair
-    return [(Batch(batch.ids, batch.mean, batch.std, batch.concept, weight), draw)]
+    return [(dataclasses.replace(batch, weight=weight), draw)]
 
 
 def test_the_loss_is_the_weighted_mean_of_the_squares(prepare: Prepare, engine: TorchEngine, tmp_path: Path):

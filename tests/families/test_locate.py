@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +35,7 @@ except RecipeError as error:
 
 def test_a_folder_in_diffusers_layout_is_itself(base: Path):
     wanted = BaseModel(str(base), clip_skip=1)
-    assert locate(wanted, {}) is wanted
+    assert locate(wanted, {}) == dataclasses.replace(wanted, family="sd")
 
 
 def test_a_folder_of_something_else_is_refused_with_what_to_do(tmp_path: Path):
@@ -49,7 +51,7 @@ def test_a_name_inside_the_package_means_its_folder_unless_there_is_one_here(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert locate(BaseModel("toybox", revision="x"), {"toybox": base}) == BaseModel(str(base), revision="x")
+    assert locate(BaseModel("toybox", revision="x"), {"toybox": base}) == BaseModel(str(base), "sd", "x")
     (tmp_path / "toybox").mkdir()
     with pytest.raises(RecipeError, match=r"^The folder 'toybox' is not a model"):
         locate(BaseModel("toybox"), {"toybox": base})
@@ -62,12 +64,33 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(model: str):
 
 
 def test_an_unknown_family_is_refused_naming_those_there_are():
-    with pytest.raises(RecipeError, match=r"^There is no family 'sdxxl'; the families are sd\.$"):
+    with pytest.raises(RecipeError, match=r"^There is no family 'sdxxl'; the families are sd, sdxl\.$"):
         families.part("sdxxl", "torch")
+
+
+@pytest.mark.parametrize("family", sorted(families.FAMILIES))
+def test_a_base_says_which_family_it_is_of(family: str, tmp_path: Path):
+    folder = families.part(family, "miniature").write(tmp_path / "base")
+    assert locate(BaseModel(str(folder)), {}).family == family
+    assert locate(BaseModel(str(folder), family), {}).family == family
+    other = next(name for name in families.FAMILIES if name != family)
+    kind = families.part(family, "facts").KIND
+    with pytest.raises(RecipeError, match=rf"is {kind}, of the family '{family}', but family is '{other}'; leave"):
+        locate(BaseModel(str(folder), other), {})
+
+
+def test_a_base_of_no_family_is_refused_by_its_class(base: Path, tmp_path: Path):
+    index = json.loads((base / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({**index, "_class_name": "StableDiffusion3Pipeline", "text_encoder_2": ["a", "b"], "unet": None})
+    )
+    with pytest.raises(RecipeError, match=r"is a StableDiffusion3Pipeline, for which no word can be learned here; "):
+        locate(BaseModel(str(tmp_path)), {})
 
 
 # A Hub that says what we want it to say
 
+INDEX = b'{"text_encoder": ["transformers", "CLIPTextModel"], "unet": ["diffusers", "UNet2DConditionModel"]}'
 OLD, NEW = "runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
@@ -81,14 +104,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
         status, code = self.server.answer
         headers = {"ETag": '"0"', "X-Repo-Commit": "0" * 40} if status == 200 else {"X-Error-Code": code}
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": "2" if status == 200 else "0"}.items():
+        for name, value in {**headers, "Content-Length": str(len(INDEX)) if status == 200 else "0"}.items():
             self.send_header(name, value)
         self.end_headers()
 
     def do_GET(self) -> None:
         self.do_HEAD()
         if self.server.answer[0] == 200:
-            self.wfile.write(b"{}")
+            self.wfile.write(INDEX)
 
     def log_message(self, *_: object) -> None: ...
 
@@ -119,14 +142,14 @@ def located(base: BaseModel, port: int, home: Path, **settings: str) -> str:
 def test_a_model_that_is_gone_from_the_hub_is_found_under_its_new_name(hub: Any, tmp_path: Path):
     warning, found = located(BaseModel(OLD), hub.server_port, tmp_path).splitlines()
     assert warning == f"WARNING {OLD!r} is no longer on the Hub; using {NEW!r} instead."
-    assert found == f"found {BaseModel(NEW)}"
+    assert found == f"found {BaseModel(NEW, 'sd')}"
     assert [path for path in hub.asked if "/resolve/" in path] == [f"/{OLD}/resolve/main/model_index.json"]
 
 
 @pytest.mark.parametrize("model", [OLD, "owner/name", "gpt2"])
 def test_a_model_that_is_on_the_hub_keeps_its_name(hub: Any, tmp_path: Path, model: str):
     hub.answer = (200, "")
-    base = BaseModel(model, revision="main")
+    base = BaseModel(model, "sd", "main")
     assert located(base, hub.server_port, tmp_path) == f"found {base}"
 
 
@@ -160,5 +183,5 @@ def test_a_hub_that_cannot_be_asked_is_said_unless_the_model_was_loaded_before(h
     (cache / "snapshots" / "1" / "unet" / "config.json").write_text("{}")
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("1")
-    assert located(BaseModel(OLD), hub.server_port, tmp_path, **offline) == f"found {BaseModel(OLD)}"
+    assert located(BaseModel(OLD), hub.server_port, tmp_path, **offline) == f"found {BaseModel(OLD, 'sd')}"
     assert hub.asked == []

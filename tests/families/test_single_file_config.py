@@ -77,7 +77,7 @@ def test_the_configuration_may_be_a_folder_with_or_without_weights_in_the_home_o
     monkeypatch.setenv("USERPROFILE", str(config.parent))
     for given, found in ((base, base), (config, config), (f"~/{config.name}", config), ("toybox", base)):
         located = locate(BaseModel(str(path), config=str(given)), {"toybox": base})
-        assert located == BaseModel(str(path), config=str(found))
+        assert located == BaseModel(str(path), "sd", config=str(found))
     monkeypatch.setenv("HOME", str(path.parent))
     monkeypatch.setenv("USERPROFILE", str(path.parent))
     assert locate(BaseModel(f"~/{path.name}", config=str(config)), {}).model == str(path)

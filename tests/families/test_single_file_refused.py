@@ -109,7 +109,6 @@ def test_a_truncated_file_is_refused(
 
 
 OTHERS = {
-    "conditioner.embedders.1.model.token_embedding.weight": "Stable Diffusion XL",
     "model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias": "Stable Diffusion 3",
     "double_blocks.0.img_attn.norm.key_norm.scale": "Flux",
     "model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale": "Flux",

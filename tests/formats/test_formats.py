@@ -70,9 +70,30 @@ def test_a_word_of_several_encoders_comes_back_in_the_format_that_has_them(tmp_p
     word = concept(rows={"clip_l": rows(2, 768), "clip_g": rows(2, 1280)})
     for suffix in SUFFIXES:
         assert same_rows(formats.read(formats.write_file(word, tmp_path / f"word{suffix}", "kohya")), word)
+        assert same_rows(formats.read(word.save(tmp_path / f"saved{suffix}")), word)
     with pytest.raises(FormatError, match=r"'<cat-toy>' has clip_l, clip_g; write it in the format 'kohya'\.$"):
-        word.save(tmp_path / "word.safetensors")
+        formats.write_file(word, tmp_path / "learned_embeds.safetensors")
     assert not (tmp_path / "learned_embeds.safetensors").exists()
+
+
+@pytest.mark.parametrize("widths", [(768, 1280), (32, 40)])
+@pytest.mark.parametrize("safetensors", [True, False])
+def test_a_folder_has_a_file_for_each_encoder_and_is_read_whole(
+    tmp_path: Path, widths: tuple[int, int], safetensors: bool
+):
+    first, second = widths
+    word = concept(rows={"clip_g": rows(2, second), "clip_l": rows(2, first)})
+    assert list(word.rows) == ["clip_l", "clip_g"], "in the pipeline's order, whatever order they came in"
+    formats.write_folder(word, tmp_path, safetensors=safetensors)
+    suffix = ".safetensors" if safetensors else ".bin"
+    for read in (formats.read(tmp_path), formats.read(tmp_path / f"learned_embeds{suffix}")):
+        assert list(read.rows) == ["clip_l", "clip_g"]
+        assert same_rows(read, word)
+    assert formats.files_in(tmp_path) == [
+        name for name in (*formats.IN_FOLDER, *formats.SECOND_IN_FOLDER) if safetensors or name.endswith(".bin")
+    ]
+    formats.write_folder(concept(rows={"clip_l": rows(1, first)}), tmp_path, safetensors=safetensors)
+    assert list(formats.read(tmp_path).rows) == ["clip_l"], "the second file of an earlier word is gone"
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)

@@ -11,7 +11,7 @@ import numpy as np
 from pseudoword.concept import Property
 from pseudoword.data import captions, folder, images
 from pseudoword.data.folder import Picture
-from pseudoword.data.framing import Framing
+from pseudoword.data.framing import Frame, Framing, Placement
 from pseudoword.errors import PicturesError
 
 
@@ -100,5 +100,13 @@ class TextualInversionDataset:
     def pixels(self, picture: int, flipped: bool) -> np.ndarray:
         """Return a picture as `[3, size, size]` in [-1, 1], mirrored left to right if `flipped`."""
         image = images.read_rgb(self.pictures[picture].path)
-        [frame] = Framing(self.size, "crop" if self.center_crop else "squash").frames(image.size)
-        return images.pixels(frame.cut(image, self.interpolation), flipped)
+        return images.pixels(self._frame(image.size).cut(image, self.interpolation), flipped)
+
+    def placement(self, picture: int, flipped: bool) -> Placement:
+        """Return where what `pixels` gives is in its picture."""
+        size = self.pictures[picture].size
+        return self._frame(size).placement(size, flipped=flipped)
+
+    def _frame(self, size: tuple[int, int]) -> Frame:
+        [frame] = Framing(self.size, "crop" if self.center_crop else "squash").frames(size)
+        return frame

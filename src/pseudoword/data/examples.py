@@ -15,8 +15,11 @@ from jaxtyping import Float, Int
 
 from pseudoword import schedules
 from pseudoword.batch import Batch, Draw
+from pseudoword.data import items
 from pseudoword.data.captions import Captions
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.data.framing import Placement
+from pseudoword.data.items import Ids, ReadItem
 from pseudoword.data.pictures import FramedPictures
 from pseudoword.errors import CaptionError
 from pseudoword.vocabulary import Vocabulary
@@ -25,7 +28,6 @@ log = logging.getLogger(__name__)
 
 Moments = tuple[Float[np.ndarray, "batch channels height width"], Float[np.ndarray, "batch channels height width"]]
 EncodeImages = Callable[[Float[np.ndarray, "batch 3 pixels_high pixels_wide"]], Moments]
-Ids = Mapping[str, Int[np.ndarray, " tokens"]]
 CaptionOf = Callable[[Draw, int], Ids]
 """The caption of a draw's i-th picture."""
 REMEMBERED = 10_000
@@ -40,6 +42,7 @@ class View:
 
     mean: Float[np.ndarray, "1 channels height width"]
     std: Float[np.ndarray, "1 channels height width"]
+    placement: Placement
     weight: Float[np.ndarray, "height width"] | None = None
     """How much each place counts, if the picture has a mask."""
 
@@ -71,8 +74,8 @@ class Cached:
             views = [frames[i][bool(draw.flip[i])] for i in count]
             ids = [self._ids(draw, i) for i in count]
             mean, std = (np.concatenate(part) for part in zip(*((v.mean, v.std) for v in views), strict=True))
-            concept = np.zeros(len(views), dtype=np.int64)
-            yield Batch(_stack(ids), mean, std, concept, _weights(views) if self._masked else None), draw
+            concept, placement = np.zeros(len(views), dtype=np.int64), np.asarray([v.placement for v in views])
+            yield Batch(_stack(ids), mean, std, concept, placement, _weights(views) if self._masked else None), draw
 
 
 def _weights(views: Sequence[View]) -> Float[np.ndarray, "batch height width"]:
@@ -91,11 +94,11 @@ class Streamed:
 
     def __init__(
         self, dataset: Dataset, read: ReadItem, encode_images: EncodeImages, seed: tuple[int, int], workers: int
-    ):
+    ) -> None:
         self.flip_p = 0.0  # the dataset's own business
         self._items = _SeededItems(dataset, seed)
         self._read, self._encode, self._workers = read, encode_images, workers
-        mean, _ = encode_images(read(self._items[0, 0, 0])[0][None])
+        mean, _ = encode_images(read(self._items[0, 0, 0]).pixels[None])
         self.latent_shapes: list[schedules.Shape] = [(mean.shape[1], mean.shape[2], mean.shape[3])] * len(dataset)
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
@@ -110,13 +113,11 @@ class Streamed:
                 yield [(draw.step, i, p) for i, p in zip(draw.index.tolist(), draw.picture.tolist(), strict=True)]
 
         loader = DataLoader(self._items, batch_sampler=keys(), num_workers=self._workers, collate_fn=list)  # pyright: ignore[reportArgumentType]
-        for items in loader:
-            pixels, ids = zip(*(self._read(item) for item in items), strict=True)
-            mean, std = self._encode(np.stack(pixels))
-            yield Batch(_stack(ids), mean, std, np.zeros(len(items), dtype=np.int64)), ahead.popleft()
-
-
-ReadItem = Callable[[Mapping[str, Any]], tuple[np.ndarray, Ids]]
+        for loaded in loader:
+            read = [self._read(item) for item in loaded]
+            mean, std = self._encode(np.stack([item.pixels for item in read]))
+            ids, placement = _stack([item.ids for item in read]), np.asarray([item.placement for item in read])
+            yield Batch(ids, mean, std, np.zeros(len(read), dtype=np.int64), placement), ahead.popleft()
 
 
 def prepare(
@@ -133,9 +134,7 @@ def prepare(
         raise CaptionError("The dataset is empty; it needs at least one picture.")
     if isinstance(dataset, FramedPictures):
         ids = captions_of(dataset.own.captions, vocabularies)
-        return _cached(
-            len(dataset.frames), dataset.pixels, ids, dataset.own.data.flip_p, encode_images, dataset.weights
-        )
+        return _cached(dataset, len(dataset.frames), ids, dataset.own.data.flip_p, encode_images)
     if (
         isinstance(dataset, TextualInversionDataset)
         and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
@@ -144,32 +143,45 @@ def prepare(
         count = dataset.num_images
         texts = [template.format(dataset.placeholder_token) for template in dataset.templates]
         ids = captions_of(Captions(tokens[0], [texts] * count, ["templates"] * count), vocabularies)
-        return _cached(count, lambda *view: [dataset.pixels(*view)], ids, dataset.flip_p, encode_images)
-    read = _item_reader(dataset, vocabularies, tokens)
+        return _cached(_WholePictures(dataset), count, ids, dataset.flip_p, encode_images)
+    read = items.reader(dataset, vocabularies, tokens)
     if getattr(dataset, "cacheable", False):
         log.info("Encoding %d items once", len(dataset))
-        items = [read(dataset[i]) for i in range(len(dataset))]
-        views = [[{False: View(*encode_images(pixels[None]))}] for pixels, _ in items]
-        return Cached(views, lambda draw, i: items[draw.picture[i]][1], flip_p=0.0)
+        own = [read(dataset[i]) for i in range(len(dataset))]
+        views = [[{False: View(*encode_images(item.pixels[None]), item.placement)}] for item in own]
+        return Cached(views, lambda draw, i: own[draw.picture[i]].ids, flip_p=0.0)
     return Streamed(dataset, read, encode_images, (seed, schedules.concept_key(tokens[0])), workers)
 
 
+class _WholePictures:
+    """The pictures of a dataset as frames, one each."""
+
+    def __init__(self, dataset: TextualInversionDataset) -> None:
+        self.dataset = dataset
+
+    def pixels(self, picture: int, flipped: bool) -> list[np.ndarray]:
+        return [self.dataset.pixels(picture, flipped)]
+
+    def placement(self, picture: int, frame: int, flipped: bool) -> Placement:
+        del frame
+        return self.dataset.placement(picture, flipped)
+
+    def weights(self, picture: int, frame: int, flipped: bool, shape: tuple[int, int]) -> None:
+        del picture, frame, flipped, shape
+
+
 def _cached(
-    count: int,
-    frames: Callable[[int, bool], Sequence[np.ndarray]],
-    ids: CaptionOf,
-    flip_p: float,
-    encode_images: EncodeImages,
-    weights: Callable[[int, int, bool, tuple[int, int]], np.ndarray | None] = lambda *view: None,
+    frames: FramedPictures | _WholePictures, count: int, ids: CaptionOf, flip_p: float, encode_images: EncodeImages
 ) -> Cached:
-    """Encode the frames of so many pictures, mirrored where a run uses that; `frames` gives their pixels."""
+    """Encode the frames of so many pictures, mirrored where a run uses that."""
     sides = [side for side, used in ((False, flip_p < 1), (True, flip_p > 0)) if used]
     log.info("Encoding %d pictures once%s", count, " and mirrored" if len(sides) > 1 else "")
 
     def encoded(picture: int, flipped: bool) -> Iterator[View]:
-        for frame, pixels in enumerate(frames(picture, flipped)):
+        for frame, pixels in enumerate(frames.pixels(picture, flipped)):
             mean, std = encode_images(pixels[None])
-            yield View(mean, std, weights(picture, frame, flipped, (mean.shape[2], mean.shape[3])))
+            placement = frames.placement(picture, frame, flipped)
+            yield View(mean, std, placement, frames.weights(picture, frame, flipped, (mean.shape[2], mean.shape[3])))
 
     views = []
     for picture in range(count):
@@ -211,48 +223,6 @@ def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str, n
             )
         ids[encoder] = encoded.ids
     return ids
-
-
-def _item_reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], tokens: Sequence[str]) -> ReadItem:
-    """Return how items of a dataset are read: pixels as an array, its tokenizer's ids of the word as our row ids."""
-    if len(vocabularies) > 1:
-        raise CaptionError("A dataset that yields `input_ids` serves one text encoder, but this base has several.")
-    [(encoder, vocabulary)] = vocabularies.items()
-    tokenizer = getattr(dataset, "tokenizer", None)
-    first = vocabulary.size
-    rows = {first + i: first + i for i in range(len(tokens))}
-    if tokenizer is not None and hasattr(tokenizer, "get_added_vocab"):
-        added = tokenizer.get_added_vocab()
-        rows = {added[token]: first + i for i, token in enumerate(tokens) if token in added}
-
-    def read(item: Mapping[str, Any]) -> tuple[np.ndarray, Ids]:
-        try:
-            given = np.asarray(item["input_ids"]).astype(np.int64).reshape(-1).tolist()
-            pixels = item["pixel_values"]
-            pixels = pixels.detach().float().cpu() if hasattr(pixels, "detach") else pixels  # NumPy has no bfloat16
-            pixel_values = np.asarray(pixels, dtype=np.float32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CaptionError("Items of the dataset must be dicts with `pixel_values` and `input_ids`.") from error
-        length = vocabulary.model_max_length
-        if pixel_values.ndim != 3 or len(pixel_values) != 3 or len(given) != length or min(given) < 0:
-            raise CaptionError(
-                f"An item has pixel_values {list(pixel_values.shape)} and {len(given)} input_ids; expected "
-                f"[3, height, width], and {length} ids from 0 on, padded and cut as the tokenizer does."
-            )
-        if len(rows) < len(tokens) or not set(rows) <= set(given):
-            raise CaptionError(
-                f"An item's input_ids do not hold {' '.join(tokens)!r}. Add the word to the dataset's tokenizer before "
-                f"making the dataset, tokenizer.add_tokens({list(tokens)!r}), and write all of it in captions."
-            )
-        unknown = [i for i in given if i >= first and i not in rows]
-        if unknown:
-            raise CaptionError(
-                f"An item's input_ids hold {unknown[0]}, which is neither of {tokens[0]!r} nor one of the "
-                f"{first} tokens of the base; leave other added tokens out of the captions."
-            )
-        return pixel_values, {encoder: np.asarray([rows.get(i, i) for i in given], dtype=np.int64)}
-
-    return read
 
 
 def take(batches: Iterator[tuple[Batch, Draw]], pictures: int) -> list[tuple[Batch, Draw]]:

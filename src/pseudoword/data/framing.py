@@ -13,6 +13,10 @@ from pseudoword.recipe import Fit
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
 
+Placement = tuple[int, int, int, int, int, int]
+"""Height and width of a picture, top and left of the frame once resized, and the frame's height and width: what
+Stable Diffusion XL is told of a picture (Podell et al. 2023, sec. 2.2)."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -29,6 +33,14 @@ class Frame:
         """Return how much of a picture of this size the frame holds, by area."""
         left, top, right, bottom = self.box
         return (right - left) * (bottom - top) / (size[0] * size[1])
+
+    def placement(self, size: tuple[int, int], *, flipped: bool = False) -> Placement:
+        """Return where the frame is in a picture of this width and height, mirrored first if `flipped`."""
+        left, top, right, bottom = self.box
+        if flipped:
+            left, right = size[0] - right, size[0] - left
+        across, down = self.size[0] / (right - left), self.size[1] / (bottom - top)
+        return size[1], size[0], round(top * down), round(left * across), self.size[1], self.size[0]
 
     @property
     def enlarged(self) -> bool:

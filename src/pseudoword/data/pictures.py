@@ -15,7 +15,7 @@ from pseudoword.contracts import Sizes
 from pseudoword.data import caption_files, folder, images, masks, rows
 from pseudoword.data.captions import TEMPLATES, Captions, read_templates
 from pseudoword.data.folder import Found
-from pseudoword.data.framing import Frame, Framing
+from pseudoword.data.framing import Frame, Framing, Placement
 from pseudoword.data.masks import Mask
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import ConceptRecipe, Data
@@ -129,6 +129,10 @@ class FramedPictures:
         """Return each frame of a picture in [-1, 1], mirrored left to right if `flipped`."""
         image = images.read_rgb(self.own.pictures[picture].source, self.own.data.alpha_colour)
         return [images.pixels(frame.cut(image), flipped) for frame in self.frames[picture]]
+
+    def placement(self, picture: int, frame: int, flipped: bool) -> Placement:
+        """Return where a frame is in its picture."""
+        return self.frames[picture][frame].placement(self.own.pictures[picture].size, flipped=flipped)
 
     def weights(
         self, picture: int, frame: int, flipped: bool, shape: tuple[int, int]

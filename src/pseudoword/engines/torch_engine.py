@@ -203,7 +203,7 @@ class TorchEngine:
         latents = family.latents(self._put(batch.mean), self._put(batch.std), self._put(draw.posterior))
         alpha, sigma = family.noise_levels(timestep)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            condition = family.condition(ids, rows)
+            condition = family.condition(ids, rows, self._put(batch.placement))
         prediction = family.denoise(objectives.noised(latents, noise, alpha, sigma), timestep, condition)
         squares = (prediction - family.target(latents, noise, alpha, sigma)).square()
         if batch.weight is None:

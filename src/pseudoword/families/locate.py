@@ -10,27 +10,81 @@ from pathlib import Path
 
 from pseudoword import families
 from pseudoword.errors import RecipeError
+from pseudoword.families import configurations, single_file
 from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel
 
 log = logging.getLogger(__name__)
 
+INDEX = "model_index.json"
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 """Hub repositories that were deleted and where their files are now."""
 
 
 def locate(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
-    """Return the base with a `model` that can be loaded; RecipeError with what to try if there is none.
+    """Return the base with a `model` that can be loaded and its family; RecipeError with what to try if there is none.
 
     `built_in` maps names such as 'toybox' to folders inside the package. The Hub is asked once, here, before loaders
     ask it for every file. The `config` of a base in one file becomes a folder on this machine.
     """
+    found = _found(base, built_in)
+    if is_single_file(found.model):
+        return _with_config(_with_family(found, _family_of_file(Path(found.model))), built_in)
+    return _with_family(found, _family_of_index(found))
+
+
+def _with_family(base: BaseModel, found: str | None) -> BaseModel:
+    """Return the base with the family that it was found to be of; RecipeError if it was given another."""
+    if base.family is not None:
+        families.part(base.family, "facts")  # or there is no such family
+    if found is None:  # loading it says what is wrong
+        return dataclasses.replace(base, family=base.family or next(iter(families.FAMILIES)))
+    if base.family not in (None, found):
+        kind = families.part(found, "facts").KIND
+        raise RecipeError(
+            f"The base {base.model!r} is {kind}, of the family {found!r}, but family is {base.family!r}; "
+            "leave --family out."
+        )
+    return dataclasses.replace(base, family=found)
+
+
+def _family_of_file(path: Path) -> str | None:
+    """Return which family a checkpoint in one file is of; None if it is of none, or cannot be read."""
+    try:
+        names = single_file.names(path)
+    except RecipeError:
+        return None
+    return next((name for name in families.FAMILIES if families.part(name, "single_file").owns(names)), None)
+
+
+def _family_of_index(base: BaseModel) -> str | None:
+    """Return which family a base in diffusers layout is of; RecipeError if it is of none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    is_folder = Path(base.model).is_dir()
+    if not is_folder and not isinstance(try_to_load_from_cache(base.model, INDEX, revision=base.revision), str):
+        return base.family  # part by part in the cache
+    index = configurations.index(base)
+    for name in families.FAMILIES:
+        if families.part(name, "facts").owns(index):
+            return name
+    kinds = " and ".join(families.part(name, "facts").KIND for name in families.FAMILIES)
+    raise RecipeError(
+        f"The base {base.model!r} is a {index.get('_class_name', 'model of no known class')}, for which no word can be "
+        f"learned here; {kinds} can be taken."
+    )
+
+
+def _found(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
+    """Return the base with a `model` that is there: a folder, a file, or an id that the Hub knows."""
     if base.model.startswith("~"):
         base = dataclasses.replace(base, model=str(Path(base.model).expanduser()))
     is_built_in = base.model in built_in and not Path(base.model).is_dir()
     if not is_built_in and is_single_file(base.model):
-        return _with_config(base, built_in)
+        if not Path(base.model).is_file():
+            raise RecipeError(f"There is no file {base.model!r}.")
+        return base
     if base.config is not None:
         raise RecipeError(
             f"config is {base.config!r}, but {base.model!r} is not a checkpoint in one file: a folder or a model on "
@@ -39,7 +93,7 @@ def locate(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
     if is_built_in:
         return dataclasses.replace(base, model=str(built_in[base.model]))
     if Path(base.model).is_dir():
-        if not (Path(base.model) / "model_index.json").is_file():
+        if not (Path(base.model) / INDEX).is_file():
             raise RecipeError(
                 f"The folder {base.model!r} is not a model in diffusers layout: it has no model_index.json. "
                 "If there is a checkpoint in one file in it, name that .safetensors or .ckpt file itself."
@@ -67,7 +121,7 @@ def _refused_by_hub(base: BaseModel) -> Exception | None:
     )
 
     try:
-        hf_hub_download(base.model, "model_index.json", revision=base.revision)
+        hf_hub_download(base.model, INDEX, revision=base.revision)
     except RepositoryNotFoundError:
         return LookupError(
             f"There is no model {base.model!r} on the Hub, nor a folder of that name here; "
@@ -93,8 +147,6 @@ def _refused_by_hub(base: BaseModel) -> Exception | None:
 def _with_config(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
     """Return a base in one file with the folder of its configuration: the one given, or the usual one from the Hub."""
     path = Path(base.model)
-    if not path.is_file():
-        raise RecipeError(f"There is no file {base.model!r}.")
     if base.variant is not None:
         raise RecipeError(f"variant is {base.variant!r}, but {base.model!r} is one file; leave --variant out.")
     if base.revision is not None and base.config is None:

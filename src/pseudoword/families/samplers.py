@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import diffusers
 
+from pseudoword.errors import RecipeError
 from pseudoword.recipe import Sampler
 
 SAMPLERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
@@ -19,9 +21,24 @@ SAMPLERS: dict[Sampler, tuple[Any, dict[str, Any]]] = {
     "ddpm": (diffusers.DDPMScheduler, {}),
     "pndm": (diffusers.PNDMScheduler, {}),
 }
+ZERO_SNR = "rescale_betas_zero_snr"
 
 
 def scheduler(sampler: Sampler, trained_with: Any, prediction_type: str) -> Any:
-    """Return the sampler's scheduler for a model that was trained with another's noise levels."""
+    """Return the sampler's scheduler for a model that was trained with another's noise levels.
+
+    A model whose last timestep is noise alone must be sampled from there (Lin et al. 2023, sec. 3.3); RecipeError if
+    a sampler cannot.
+    """
     kind, options = SAMPLERS[sampler]
+    if trained_with.config.get(ZERO_SNR, False):
+        able = [
+            name for name, (other, _) in SAMPLERS.items() if ZERO_SNR in inspect.signature(other.__init__).parameters
+        ]
+        if sampler not in able:
+            raise RecipeError(
+                f"The sampler {sampler!r} cannot start from noise alone, as this base (zero terminal SNR) must; "
+                f"take one of {', '.join(able)}."
+            )
+        options = {**options, "timestep_spacing": "trailing"}
     return kind.from_config(trained_with.config, prediction_type=prediction_type, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,17 @@ from safetensors import SafetensorError, safe_open
 from pseudoword.errors import RecipeError
 
 SUFFIXES = (".safetensors", ".ckpt")
+OTHERS = {
+    "conditioner.embedders.1.": "Stable Diffusion XL",
+    "cond_stage_model.": "Stable Diffusion 1.x or 2.x",
+    "joint_blocks.": "Stable Diffusion 3",
+    "double_blocks.": "Flux",
+    "control_model.": "a ControlNet",
+    "lora_": "a LoRA",
+    "emb_params": "an embedding",
+    "down_blocks.": "one part of a model in diffusers' layout",
+}
+"""What comes in files like these, by a piece of its tensors' names."""
 
 
 def is_single_file(model: str) -> bool:
@@ -42,6 +53,31 @@ def array(path: Path, name: str) -> np.ndarray:
         except (TypeError, AttributeError):
             return _from_safetensors(path, "pt", lambda file: file.get_tensor(name)).float().numpy()
     return _unpickled(path)[name].float().numpy()
+
+
+def check_parts(path: Path, names: Collection[str], parts: Mapping[str, str], kind: str) -> None:
+    """Refuse a file that lacks a part of a kind of base, saying what it is or which parts those are.
+
+    `parts` are what the names of each part's tensors start with.
+    """
+    lacking = {part: start for part, start in parts.items() if not any(name.startswith(start) for name in names)}
+    if not lacking:
+        return
+    for piece, other in OTHERS.items():
+        if other != kind and any(piece in name for name in names):
+            raise RecipeError(f"{str(path)!r} is {other}; expected {kind} in one file.")
+    described = " and ".join(f"{part} (tensors named {start}…)" for part, start in lacking.items())
+    raise RecipeError(f"{str(path)!r} is not a whole {kind} checkpoint: it has no {described}.")
+
+
+def of_parts(tensors: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str, Any]:
+    """Return those of a file's tensors that belong to the parts, floats in fp32."""
+    starts = tuple(parts.values())
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if name.startswith(starts)
+    }
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from pseudoword import disk
 from pseudoword.concept import Concept, Property
@@ -16,17 +19,21 @@ from pseudoword.formats import diffusers, kohya, tensors
 __all__ = [
     "FORMATS",
     "IN_FOLDER",
+    "SECOND_IN_FOLDER",
     "SUFFIXES",
     "TOLD_IN_FOLDER",
     "FormatError",
     "exports_in",
+    "files_in",
     "find",
     "identify",
     "metadata_of",
+    "parts_of",
     "read",
     "stem_of",
     "tensors",
     "write",
+    "write_each",
     "write_file",
     "write_folder",
 ]
@@ -36,6 +43,9 @@ FORMATS: dict[str, Format] = {"kohya": kohya, "diffusers": diffusers}
 SUFFIXES = (".safetensors", ".bin", ".pt")
 TOLD_IN_FOLDER = ("token_identifier.txt", "type_of_concept.txt")
 IN_FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
+SECOND_IN_FOLDER = ("learned_embeds_2.safetensors", "learned_embeds_2.bin")
+"""What Stable Diffusion XL's second text encoder has beside the first's, as the guide's script calls it."""
+GUIDES = re.compile(r"learned_embeds(_2)?(-.+)?\.(safetensors|bin)")
 KNOWN = ("token", "property", "base", "steps", "format", "version", "encoders")
 
 
@@ -48,6 +58,11 @@ def find(path: str | Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise FormatError(f"The folder {str(path)!r} holds no {' or '.join(IN_FOLDER)}; name the file itself.")
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return the names of the word's files for diffusers that a folder holds."""
+    return [name for name in (*IN_FOLDER, *SECOND_IN_FOLDER) if (folder / name).is_file()]
 
 
 def exports_in(folder: Path) -> list[Path]:
@@ -67,8 +82,10 @@ def identify(content: Mapping[str, Any], path: Path) -> str:
 def read(path: str | Path, token: str | None = None) -> Concept:
     """Read a concept from a file of any known format, or from a folder that holds one. FormatError says why not."""
     path = find(path)
-    content, metadata = tensors.read(path)
-    named, rows = FORMATS[identify(content, path)].read(content, path.stem)
+    named, rows, metadata = _read_file(path)
+    for second in parts_of(path)[1:]:
+        _, more, _ = _read_file(second)
+        rows = {**rows, **(dict(zip(["clip_g"], more.values(), strict=True)) if more.keys() & rows.keys() else more)}
     kind = metadata.get("property") or _read_line(path.with_name("type_of_concept.txt"))
     steps = metadata.get("steps", "")
     try:
@@ -84,6 +101,25 @@ def read(path: str | Path, token: str | None = None) -> Concept:
         raise FormatError(f"{path}: {error}") from error
 
 
+def _read_file(path: Path) -> tuple[str, dict[str, np.ndarray], dict[str, str]]:
+    """Return one file's token, its rows by text encoder, and its metadata."""
+    content, metadata = tensors.read(path)
+    named, rows = FORMATS[identify(content, path)].read(content, path.stem)
+    told = [encoder.partition(":")[0] for encoder in metadata.get("encoders", "").split(",")]
+    if len(rows) == len(told) == 1 and told[0] in kohya.ENCODERS:  # a width alone cannot tell small encoders apart
+        rows = dict(zip(told, rows.values(), strict=True))
+    return named, rows, metadata
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return a word's file and, beside one of the guide's, that of its rows for a second text encoder."""
+    match = GUIDES.fullmatch(path.name)
+    if match is None or match[1]:
+        return [path]
+    second = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+    return [path, second] if second.is_file() else [path]
+
+
 def _read_line(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -92,24 +128,41 @@ def _read_line(path: Path) -> str:
 
 
 def write(concept: Concept, path: str | Path) -> Path:
-    """Write a concept for diffusers: one file if `path` ends as an embedding file does, else the guide's folder."""
+    """Write a concept for diffusers: one file if `path` ends as an embedding file does, else the guide's folder.
+
+    One file of a word for several text encoders is in kohya's format, which diffusers itself reads one by one only.
+    """
     path = Path(path).expanduser()
     if path.suffix in SUFFIXES and not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_file(concept, path)
+        return write_file(concept, path, "diffusers" if len(concept.rows) == 1 else "kohya")
     return write_folder(concept, path)
 
 
 def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) -> Path:
-    """Write the guide's files into a folder; without `safetensors` it gets only the .bin of the two."""
+    """Write the guide's files into a folder; without `safetensors` it gets only the .bin of each two."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in IN_FOLDER if safetensors else IN_FOLDER[1:]:
-        write_file(concept, folder / name)
-    if not safetensors:
-        (folder / IN_FOLDER[0]).unlink(missing_ok=True)  # readers would take it for the newer
+    written = [
+        path
+        for name in IN_FOLDER
+        if safetensors or name.endswith(".bin")
+        for path in write_each(concept, folder / name)
+    ]
+    for name in files_in(folder):  # of another choice, or of a word for other encoders; readers would take it for newer
+        if folder / name not in written:
+            (folder / name).unlink()
     for name, line in zip(TOLD_IN_FOLDER, (concept.token, concept.property), strict=True):
         disk.write(folder / name, line)
     return folder
+
+
+def write_each(concept: Concept, path: Path) -> list[Path]:
+    """Write one of the guide's files for each text encoder and return where: `path`, and `learned_embeds_2…`."""
+    written = []
+    for i, (encoder, rows) in enumerate(concept.rows.items()):
+        name = path.name.replace("learned_embeds", f"learned_embeds_{i + 1}", 1) if i else path.name
+        written.append(write_file(dataclasses.replace(concept, rows={encoder: rows}), path.with_name(name)))
+    return written
 
 
 def write_file(concept: Concept, path: Path, format_: str = "diffusers") -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pseudoword.errors import RecipeError
 from pseudoword.families import single_file
+from pseudoword.families.sd import facts
 from pseudoword.recipe import BaseModel
 
 log = logging.getLogger(__name__)
@@ -25,16 +26,6 @@ TABLES = {
     "cond_stage_model.model.token_embedding.weight": SD2,
 }
 """The embedding tables by which to tell the kind."""
-OTHERS = {
-    "conditioner.embedders.1.": "Stable Diffusion XL",
-    "joint_blocks.": "Stable Diffusion 3",
-    "double_blocks.": "Flux",
-    "control_model.": "a ControlNet",
-    "lora_": "a LoRA",
-    "emb_params": "an embedding",
-    "down_blocks.": "one part of a model in diffusers' layout",
-}
-"""What else comes in files like these, by a piece of its tensors' names."""
 
 
 def usual_config(base: BaseModel) -> str:
@@ -59,12 +50,7 @@ def state_dict(path: Path) -> dict[str, Any]:
     """Return text encoder, UNet and VAE in fp32; averaged (EMA) copies are left out, as other tools do."""
     tensors = single_file.read(path)
     _checked(path, tensors)
-    starts = tuple(PARTS.values())
-    return {
-        _as_today(name): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-        if name.startswith(starts)
-    }
+    return {_as_today(name): tensor for name, tensor in single_file.of_parts(tensors, PARTS).items()}
 
 
 def _as_today(name: str) -> str:
@@ -73,17 +59,20 @@ def _as_today(name: str) -> str:
     return name
 
 
+def noise_options(path: Path) -> dict[str, Any]:
+    """Return what a file says of its noise schedule beyond its configuration: nothing, such files do not."""
+    del path
+    return {}
+
+
+def owns(names: Collection[str]) -> bool:
+    """Whether a file's tensors are those of such a checkpoint."""
+    return any(name.startswith(PARTS["text encoder"]) for name in names)
+
+
 def _checked(path: Path, names: Collection[str]) -> str:
     """Return the name of the embedding table; RecipeError with what the file is, or which parts it lacks."""
-    lacking = {part: start for part, start in PARTS.items() if not any(name.startswith(start) for name in names)}
-    if lacking:
-        for piece, kind in OTHERS.items():
-            if any(piece in name for name in names):
-                raise RecipeError(f"{str(path)!r} is {kind}; expected Stable Diffusion 1.x or 2.x in one file.")
-        described = " and ".join(f"{part} (tensors named {start}…)" for part, start in lacking.items())
-        raise RecipeError(
-            f"{str(path)!r} is not a whole Stable Diffusion 1.x or 2.x checkpoint: it has no {described}."
-        )
+    single_file.check_parts(path, names, PARTS, facts.KIND)
     found = [name for name in TABLES if name in names]
     if not found:
         raise RecipeError(f"The text encoder in {str(path)!r} is neither that of Stable Diffusion 1.x nor that of 2.x.")
