@@ -7,8 +7,9 @@ they leave on the way are then scored alike, by the toybox's answer key, on pict
 is done is not trained again, so the command goes on where it was stopped. Clone diffusers beside the project; its
 script is run as it is. Where torchvision is not installed it finds the one transform that it imports in a stand-in.
 
-The words themselves are kept beside the results (guide-baseline.safetensors, 60 kB), and runs that are in that file
-are not trained: with it the scores can be measured again in minutes, without it the command trains for hours.
+The words themselves are kept beside the results (guide-baseline.safetensors, 60 kB). A run in that file is not trained
+if its base, its flags and, for the guide's, the script are the present ones: scores can be measured again in minutes.
+Our words are of the version told there; with --anew pseudoword a later version is held to the guide's script.
 
 The guide's settings are scaled to this base in one number: 5e-3 is to its rows (0.19 an element) what 5e-4 is to
 those of Stable Diffusion 1.5 (0.014), to a quarter. The results are in benchmarks/results/guide-baseline.json and .png.
@@ -38,7 +39,7 @@ import torch
 from kept_words import Kept
 from tqdm import tqdm
 
-from pseudoword import disk, generate, toybox
+from pseudoword import __version__, disk, generate, toybox
 from pseudoword.concept import Concept
 from pseudoword.evaluate import plane, statistics
 from pseudoword.evaluate.answer_key import AnswerKey
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--save-steps", type=int, default=SAVED_EVERY)
     parser.add_argument("--noises", type=int, default=NOISES, help="pictures for each prompt")
     parser.add_argument("--batch", type=int, nargs=2, default=(1, 4), help="pictures at once, and how often for a step")
+    parser.add_argument("--anew", nargs="+", default=(), choices=ARMS, help="take none of these from the kept words")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side, a core each")
     parser.add_argument("--output", type=Path, help="where to keep results: this with .json, .png …")
     args = parser.parse_args()
@@ -119,7 +121,7 @@ def train(runs: Sequence[Trained], args: argparse.Namespace, kept: Kept) -> None
     base = written_base(args.work / "base")
     for run in runs:
         suite.write(run.subject, args.work / "pictures" / run.subject.name)
-    left = [run for run in runs if not kept.has(run.key, args.evaluated)]
+    left = [run for run in runs if run.arm in args.anew or not kept.has(run.key, args.evaluated, means(run, args))]
     one = partial(train_one, args=args, base=base, kept=kept)
     with ThreadPoolExecutor(args.jobs) as pool:
         for _ in tqdm(pool.map(one, left), total=len(left), desc="runs"):
@@ -128,14 +130,36 @@ def train(runs: Sequence[Trained], args: argparse.Namespace, kept: Kept) -> None
 
 def train_one(run: Trained, args: argparse.Namespace, base: Path, kept: Kept) -> None:
     """Train one run from the beginning, unless its folder is whole, and keep its words; an error names its log."""
-    if not run.outcome.exists():
-        carry_out(run, args, base)
-    words = {step: word_file(run, step) for step in args.evaluated}
-    kept.add(run.key, words, json.loads(run.outcome.read_text()))
+    outcome = json.loads(run.outcome.read_text()) if run.outcome.exists() else {}
+    wanted, told = means(run, args), outcome.get("made_by", {})
+    if any(told.get(name) != value for name, value in wanted.items()):
+        outcome = {**carry_out(run, args, base), "made_by": {**wanted, **circumstances(args)}}
+        disk.write(run.outcome, json.dumps(outcome, indent=1))
+    kept.add(run.key, {step: word_file(run, step) for step in args.evaluated}, outcome)
 
 
-def carry_out(run: Trained, args: argparse.Namespace, base: Path) -> None:
-    """Start a run's script in a process of its own, and write down how long it took."""
+def means(run: Trained, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what a run's words depend on besides its concept and seed."""
+    script = hashlib.sha256(args.script.read_bytes()).hexdigest() if run.arm == "guide" else "ours"
+    parts = sorted(toybox.BASES["toybox"].rglob("*.safetensors"))  # as shipped; a copy's files differ each time
+    weights = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    return {"script": script, "flags": settings(run, args), "base": weights[:16]}
+
+
+def circumstances(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what else is told of a run: where, when and with what it was trained."""
+    told = machine()
+    return {"pseudoword": __version__, **told, "date": str(told["date"])[:10], "side_by_side": args.jobs}
+
+
+def settings(run: Trained, args: argparse.Namespace) -> list[str]:
+    """Return the flags that are the same for all runs."""
+    own = ("--pretrained", "--train_data", "--learnable", "--initializer", "--seed", "--output")
+    return [flag for flag in flags(run, args, Path("BASE")) if not flag.startswith(own)]
+
+
+def carry_out(run: Trained, args: argparse.Namespace, base: Path) -> dict[str, Any]:
+    """Start a run's script in a process of its own, and return how long it took."""
     shutil.rmtree(run.folder, ignore_errors=True)
     run.folder.mkdir(parents=True)
     script = [str(WITHOUT_TORCHVISION), str(args.script)] if run.arm == "guide" else [str(OURS)]
@@ -151,12 +175,11 @@ def carry_out(run: Trained, args: argparse.Namespace, base: Path) -> None:
     saved = {
         step: word_file(run, step).stat().st_mtime for step in range(args.save_steps, args.steps + 1, args.save_steps)
     }
-    outcome = {
+    return {
         "seconds": {step: round(at - began, 2) for step, at in saved.items()},
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_mib": usage.ru_maxrss // 1024,
     }
-    disk.write(run.outcome, json.dumps(outcome, indent=1))
 
 
 def flags(run: Trained, args: argparse.Namespace, base: Path) -> list[str]:
@@ -247,21 +270,22 @@ def report(args: argparse.Namespace, runs: Sequence[Trained], kept: Kept, found:
     def outcomes(arm: str) -> list[dict[str, Any]]:
         return [kept.outcomes[run.key] for run in runs if run.arm == arm]
 
-    script = args.script.read_bytes()
     given = [arg for arg in sys.argv[1:] if arg != str(args.script)]
     results = {
         "what": "the guide's script and ours, same base, pictures, flags and evaluation",
         "command": shlex.join(["python", "benchmarks/guide_baseline.py", *given]),
-        "script": {"sha256": hashlib.sha256(script).hexdigest(), "lines": len(script.splitlines())},
-        **machine(),
-        "side_by_side": args.jobs,
+        "scored": machine(),
+        "trained": distinct([one["made_by"] for arm in ARMS for one in outcomes(arm)]),
         "pictures_for_each_prompt": args.noises,
-        "flags": flags(runs[0], args, Path("BASE"))[6:-2],
         "seconds_per_step": {arm: rounded(seconds_per_step(outcomes(arm)), 4) for arm in ARMS},
         "peak_mib": {arm: max(one["peak_mib"] for one in outcomes(arm)) for arm in ARMS},
         "compared": compared,
         "within": f"{sum(c['within'] for c in compared)} of {len(compared)}",
-        "runs": [{"arm": r.arm, "concept": r.subject.name, "seed": r.seed, **kept.outcomes[r.key]} for r in runs],
+        "runs": [
+            {"arm": r.arm, "concept": r.subject.name, "seed": r.seed}
+            | {name: value for name, value in kept.outcomes[r.key].items() if name != "made_by"}
+            for r in runs
+        ],
         "scores": found,
     }
     for one in compared:
@@ -271,6 +295,11 @@ def report(args: argparse.Namespace, runs: Sequence[Trained], kept: Kept, found:
     if args.output:
         disk.write(args.output.with_suffix(".json"), compact(results))
         disk.write(args.output.with_suffix(".png"), plane.png(drawn(found, args)))
+
+
+def distinct(values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each value once, in the order of first appearance."""
+    return [value for i, value in enumerate(values) if value not in values[:i]]
 
 
 def seconds_per_step(outcomes: Sequence[dict[str, Any]]) -> float:

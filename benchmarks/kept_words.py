@@ -29,9 +29,11 @@ class Kept:
                 self.rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 self.outcomes = json.loads(file.metadata()["outcomes"])
 
-    def has(self, run: str, steps: Sequence[int]) -> bool:
-        """Whether a run is done and its words of these steps are here."""
-        return run in self.outcomes and all(f"{run}/{step}" in self.rows for step in steps)
+    def has(self, run: str, steps: Sequence[int], made_by: Mapping[str, Any]) -> bool:
+        """Whether a run is done, was made by the same means, and its words of these steps are here."""
+        told = self.outcomes.get(run, {}).get("made_by", {})
+        same = all(told.get(name) == value for name, value in made_by.items())
+        return run in self.outcomes and same and all(f"{run}/{step}" in self.rows for step in steps)
 
     def add(self, run: str, words: Mapping[int, Path], outcome: Mapping[str, Any]) -> None:
         """Take a run's words, of one text encoder, out of their files."""

@@ -87,3 +87,9 @@ def test_the_baseline_of_a_script_against_itself_and_again_from_its_words(tmp_pa
     assert again["scores"] == told["scores"]
     assert again["runs"] == told["runs"]
     assert not list((tmp_path / "work").glob("*-gold-ring-*"))
+    assert {one["script"] == "ours" for one in again["trained"]} == {True, False}
+    assert "--gradient_accumulation_steps=4" in again["trained"][0]["flags"]
+
+    # Other means are other words.
+    run(*asked, "--batch", "2", "2", "--seeds", "0", "--concepts", "gold-ring")
+    assert len(list((tmp_path / "work").glob("*-gold-ring-0"))) == 2

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pseudoword import cli, ranges, trials
-from pseudoword.errors import RecipeError, RunError
+from pseudoword.errors import Interrupted, RecipeError, RunError
+from pseudoword.evaluate import groups, plane
+from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
 from pseudoword.toybox import suite
 
@@ -32,9 +38,20 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The suite's first two subjects alone."""
-    monkeypatch.setattr(suite, "SUBJECTS", suite.SUBJECTS[:2])
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Leave the suite its first subjects alone."""
+
+    def leave(count: int) -> None:
+        monkeypatch.setattr(suite, "SUBJECTS", suite.SUBJECTS[:count])
+        suite._known.cache_clear()
+
+    yield leave
+    suite._known.cache_clear()
+
+
+@pytest.fixture
+def small(few: Callable[[int], None]) -> None:
+    few(2)
 
 
 def command(*words: str | Path) -> int:
@@ -44,12 +61,12 @@ def command(*words: str | Path) -> int:
 
 @pytest.mark.usefixtures("small")
 def test_a_suite_is_trained_and_scored_and_its_runs_are_kept(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     asked = ["evaluate", "--suite", "toybox", "--recipe", recipe, "--seeds", "2", *FEW, "--output", tmp_path / "out"]
     assert command(*asked) == 0
     said = capsys.readouterr()
-    assert "all concepts (2)" in said.out
+    assert "all 2" in said.out
     assert "Run 4 of 4: ladybird-seed-1" in said.err
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [word["name"] for word in told["words"]] == [
@@ -59,7 +76,7 @@ def test_a_suite_is_trained_and_scored_and_its_runs_are_kept(
         "ladybird-seed-1",
     ]
     [pool] = told["pools"]
-    assert (pool["concepts"], pool["seeds"]) == (2, [0, 1])
+    assert (pool["concepts"], pool["of"], pool["seeds"]) == (2, 2, [0, 1])
     by_seed = [
         np.mean([word["means"]["fidelity"] for word in told["words"] if word["seed"] == seed]) for seed in (0, 1)
     ]
@@ -78,12 +95,22 @@ def test_a_suite_is_trained_and_scored_and_its_runs_are_kept(
     assert [word.stat().st_mtime_ns for word in words] == stamps
     assert json.loads((tmp_path / "out" / "report.json").read_text())["words"] == told["words"]
 
+    # From elsewhere, and written otherwise, it is the same suite.
+    monkeypatch.chdir(tmp_path / "out")
+    recipe.write_text(
+        RECIPE.replace('"3"', '"3 steps"').replace("batch_size = 2", "batch_size = 1\ngradient_accumulation_steps = 2")
+    )
+    assert command(*asked[:-1], "../out") == 0
+    assert "4 of 4 runs are done already." in capsys.readouterr().err
+
     # Another recipe does not go on from these runs.
     recipe.write_text(RECIPE.replace('"3"', '"4"'))
     assert command(*asked) == 1
-    assert (
-        "a run of another recipe: schedule.steps was '3' and is '4'. Name another --output." in capsys.readouterr().err
-    )
+    told = "a run of another recipe: schedule.steps was '3 steps' and is '4 steps'. Name another --output."
+    assert told in capsys.readouterr().err
+    recipe.write_text(RECIPE + '[engine]\nmixed_precision = "bf16"\n')
+    assert command(*asked) == 1
+    assert "engine.mixed_precision was 'no' and is 'bf16'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("small")
@@ -100,9 +127,9 @@ def test_a_sweep_compares_settings_over_all_concepts(recipe: Path, tmp_path: Pat
 
 
 def test_a_run_that_has_to_stop_does_not_stop_the_others(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: Path, tmp_path: Path, few: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(suite, "SUBJECTS", suite.SUBJECTS[:1])
+    few(1)
     asked = ["sweep", "--suite", "toybox", "--recipe", recipe, *FEW, "--output", tmp_path / "out"]
     assert command(*asked, "--vary", "learning_rate=1e39,0.02") == 1
     told = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -110,6 +137,11 @@ def test_a_run_that_has_to_stop_does_not_stop_the_others(
     assert "Training stopped because" in told["failed"]["learning_rate=1e+39-zebra-star-seed-0"]
     assert len(told["words"]) == 1
     assert "Runs that had to stop" in (tmp_path / "out" / "report.html").read_text()
+    assert "Runs that had to stop, and are not in it: learning_rate=1e+39-zebra-star-seed-0" in capsys.readouterr().out
+    assert command(*asked, "--vary", "num_vectors=1,75") == 1  # the captions of the second are too long
+    assert "Run 2 of 2: num_vectors=75-zebra-star-seed-0" in capsys.readouterr().err
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "use fewer vectors or a shorter caption" in told["failed"]["num_vectors=75-zebra-star-seed-0"]
     assert command(*asked, "--vary", "learning_rate=1e39") == 1
     assert "No run has come to its end. Training stopped" in capsys.readouterr().err
 
@@ -126,6 +158,11 @@ def test_a_sweep_of_ones_own_concept_has_no_suite(tmp_path: Path):
     changed = replace(values[0], recipe=replace(values[0].recipe, training=replace(own.training, seed=3)))
     with pytest.raises(RunError, match=r"training\.seed was 0 and is 3"):
         changed.check()
+    values[0].check()
+    trials._facts_of.cache_clear()
+    Image.new("RGB", (64, 64), "red").save(folder / "pictures" / "another.png")
+    with pytest.raises(RunError, match=r"holds a run of another recipe: pictures was \[.*\] and is \[.*another\.png"):
+        values[0].check()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
@@ -145,10 +182,14 @@ def test_an_interrupted_suite_goes_on(number: signal.Signals, recipe: Path, tmp_
         assert first.returncode == 130
         assert "the same command goes on." in said
     assert not (begun.parent / "README.md").exists()
+    before = (begun.parent / "log.jsonl").read_text().splitlines()[:6]
     done = subprocess.run(list(map(str, asked)), env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "1 of 2 runs are done already." in done.stderr
-    assert len((begun.parent / "log.jsonl").read_text().splitlines()) == 40
+    after = (begun.parent / "log.jsonl").read_text().splitlines()
+    assert len(after) == 40
+    assert after[:5] == before[:5], "the steps up to the checkpoint were not trained again"
+    assert not (begun.parent / "earlier-1").exists()
     assert (begun.parent / "README.md").exists()
 
 
@@ -181,7 +222,13 @@ sys.exit(cli.main(sys.argv[1:]))
         (["sweep", "--suite", "toybox", "--vary", "seed=1"], "There is no one setting 'seed' to vary"),
         (["sweep", "--suite", "toybox", "--vary", "steps=1,x"], "steps must be a positive number of steps or epochs"),
         (["sweep", "--suite", "toybox", "--vary", "steps=[1"], "The values of steps are none that TOML knows: '[1'."),
-        (["sweep", "--suite", "toybox", "--vary", "steps=1,1"], "steps has the same value twice in '1,1'."),
+        (["sweep", "--suite", "toybox", "--vary", "steps=1,1"], "'steps=1' and 'steps=1' are the same setting, given"),
+        (["sweep", "--suite", "toybox", "--vary", 'steps=[5,"5 steps"]'], "are the same setting, given twice."),
+        (["sweep", "--suite", "toybox", "--vary", "flip_p=0,0.0"], "'flip_p=0' and 'flip_p=0.0' are the same setting"),
+        (["sweep", "--suite", "toybox", "--vary", "initializer=a,b"], "concepts.0.initializer comes with each concept"),
+        (["sweep", "--recipe", "r", "--half", "all", "--vary", "steps=1"], "--half chooses concepts of a suite; add"),
+        (["evaluate", "--suite", "toybox", "--prompts", "no.txt"], "no.txt"),
+        (["evaluate", "--suite", "toybox", "--steps", "900"], "--steps are 1 to 500, as long as a run is, not 900."),
         (["sweep", "--suite", "toybox", "--vary", "method.momentum=1"], "Unknown setting 'momentum' in [method]"),
         (["sweep", "--suite", "toybox", "--vary", "steps=1", "--output", "x.html"], "--output must be a folder, not"),
         (
@@ -212,10 +259,130 @@ def test_ranges_make_recipes():
     assert [recipe.schedule.steps for recipe in epochs.values()] == ["1 epoch", "2 epochs"]
     assert len(set(epochs)) == 2
     assert not any(" " in name or "/" in name for name in epochs)
+    assert [r.schedule.learning_rate for r in ranges.varied(plain, ["learning_rate=.5,2e-3,1"]).values()] == [
+        0.5,
+        2e-3,
+        1,
+    ]
     with pytest.raises(RecipeError, match="must be of type"):
         ranges.varied(plain, ["learning_rate=fast"])
 
 
-def test_every_setting_of_the_page_of_settings_can_be_varied():
-    assert {"concepts.0.num_vectors", "schedule.learning_rate", "data.flip_p", "method.name"} <= set(ranges._settings())
-    assert not {"training.seed", "concepts.0.token", "concepts.0.pictures"} & set(ranges._settings())
+VALUES = {"base.model": ("toybox", "other"), "base.family": ("sd", "sdxl"), "method.name": None}
+VALUES |= {"data.fit": ("squash", "bucket"), "data.captions": ("templates", "files"), "data.masks": ("none", "alpha")}
+VALUES |= {"data.alpha_colour": ("white", "red"), "data.shuffle_tags": None, "schedule.steps": (7, 9)}
+VALUES |= {"schedule.lr_scheduler": ("constant", "linear"), "schedule.lr_step_rules": None}
+VALUES |= {"base.prediction_type": ("epsilon", "v_prediction"), "engine.mixed_precision": ("no", "bf16")}
+VALUES |= {"concepts.0.property": ("object", "style"), "data.split": ("train", "test")}
+"""Two values of settings that are no number, text or switch; None where one alone contradicts the rest of a recipe."""
+
+
+def test_settings_that_can_be_varied_are_told_apart_from_training_to_the_report(tmp_path: Path):
+    plain, names = trials.plain_recipe(), ranges._settings()
+    assert {"concepts.0.num_vectors", "schedule.learning_rate", "method.name"} <= set(names)
+    assert not {"training.seed", "concepts.0.token", "concepts.0.pictures"} & set(names)
+    for name in names:
+        values = VALUES.get(name, _two(plain, name))
+        if values is None:
+            continue
+        made = ranges.varied(plain, [f"{name}={json.dumps(list(values))}"])
+        first, second = made.values()
+        assert first.of_the_word() != second.of_the_word(), name
+        if name in ("base.family", "data.repeats", "data.workers"):
+            continue  # what they come to is the same word, or is said by the base itself
+        told = [trials._told(recipe) for recipe in (first, second)]
+        assert told[0] != told[1] or name in ("concepts.0.templates",), name
+
+
+def _two(recipe: Recipe, name: str) -> tuple[object, object]:
+    """Return two values for a setting of its own kind."""
+    section, _, last = name.rpartition(".")
+    table = recipe.concepts[0] if section == "concepts.0" else getattr(recipe, section)
+    annotation = str(type(table).__dataclass_fields__[last].type)
+    if "bool" in annotation:
+        return (False, True)
+    if "int" in annotation:
+        return (8, 16)
+    return (0.25, 0.5) if "float" in annotation else ("a", "b")
+
+
+def evaluated(name: str, recipe: Recipe, score: float) -> groups.Evaluated:
+    """A word that was measured, as far as putting words together is concerned."""
+    word = SimpleNamespace(choices=recipe.of_the_word(), seed=recipe.training.seed, step=5, seconds=1.0)
+    done = SimpleNamespace(scores={"f": np.full((2, 2), score), "e": np.full((2, 2), score)})
+    return groups.Evaluated(name, word, [], done, None, "f", "e", [], [])  # type: ignore[arg-type]
+
+
+def pooled(recipes: Mapping[str, Recipe]) -> dict[str, float]:
+    words = [evaluated(name, recipe, float(i)) for i, (name, recipe) in enumerate(recipes.items())]
+    return {pool.name: pool.spreads["f"].mean for pool in groups.pools(words) if pool.spreads}
+
+
+def test_settings_are_compared_whatever_they_are_of():
+    plain = trials.plain_recipe()
+    assert pooled(ranges.varied(plain, ["mixed_precision=no,bf16"])) == {
+        "mixed_precision=no": 0.0,
+        "mixed_precision=bf16": 1.0,
+    }
+    assert pooled(ranges.varied(plain, ["initializer=ring,star"])) == {"initializer=ring": 0.0, "initializer=star": 1.0}
+    suites = {
+        str(path): replace(plain, concepts=(replace(plain.concepts[0], pictures=path, initializer=path),))
+        for path in ("a", "b")
+    }
+    assert pooled(suites) == {"": 0.5}, "concepts of a suite each have their own initializer"
+
+
+def test_a_setting_that_lacks_concepts_is_shown_and_not_compared(caplog: pytest.LogCaptureFixture):
+    plain = trials.plain_recipe()
+    other = replace(plain, concepts=(replace(plain.concepts[0], pictures="other"),))
+    faster = replace(plain, schedule=replace(plain.schedule, learning_rate=1.0))
+    words = [
+        evaluated("a", plain, 0.5),
+        evaluated("b", other, 1.0),
+        evaluated("c", faster, 0.0),
+        evaluated("d", other, 9),
+    ]
+    whole, part = groups.pools(words)
+    assert (whole.concepts, whole.of, whole.spreads["f"].mean) == (2, 2, 0.75)
+    assert (part.name, part.concepts, part.of, part.spreads) == ("learning_rate=1.0", 1, 2, {})
+    assert "d was trained as b was, so it counts for nothing beside it." in caplog.text
+
+
+def test_a_signal_in_the_last_step_stops_what_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    own = suite.recipe(suite.NAMED["gold-ring"], tmp_path / "first", "<ring>", steps=2)
+    begun: list[str] = []
+
+    def train(recipe: Recipe, *, stop: Callable[[], bool], **others: object) -> Iterator[Progress]:
+        begun.append(recipe.output.folder)
+        stop()
+        yield Progress(1, 1, {"<ring>": 0.1}, 0.1, 0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(trials, "train", train)
+    with pytest.raises(Interrupted, match=r"^Stopped in x-seed-0; the same command goes on\.$") as stopped:
+        trials.carry_out(trials.of_seeds(own, 2, tmp_path, "x"))
+    assert stopped.value.code == 130
+    assert len(begun) == 1
+
+
+def test_the_pages_sweeps_are_ones_that_can_be_made():
+    page = (Path(__file__).parents[1] / "docs" / "how-good-is-my-word.md").read_text()
+    sweeps = [shlex.split(line, comments=True) for line in page.splitlines() if line.startswith("pseudoword sweep")]
+    assert len(sweeps) >= 2
+    for words in sweeps:
+        vary = [value for flag, value in itertools.pairwise(words) if flag == "--vary"]
+        assert len(ranges.varied(trials.plain_recipe(), vary)) > 1
+
+
+def test_a_label_is_shown_as_it_is():
+    places = [plane.Place(r"run$\frac$", "_hidden$1$", 0.5, 0.5), plane.Place("b", "b", 0.1, 0.2)]
+    drawn = plane.svg(plane.draw(places, "fidelity", "editability"))
+    assert r"run$\frac$" in drawn
+    assert "_hidden$1$" in drawn
+
+
+def test_a_suites_recipe_may_say_part_of_its_concept_and_base(tmp_path: Path):
+    (tmp_path / "r.toml").write_text("[[concepts]]\nnum_vectors = 2\n[base]\nclip_skip = 1\n")
+    read = trials.read(tmp_path / "r.toml")
+    assert (read.concepts[0].num_vectors, read.concepts[0].token, read.base.model) == (2, trials.TOKEN, "toybox")
+    assert read.base.clip_skip == 1

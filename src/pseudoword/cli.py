@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PseudowordError as error:
         ended, code = f"error: {error}", 1
     except KeyboardInterrupt:
-        ended, code = "Interrupted. A training run goes on from its last checkpoint with --resume latest.", 130
+        ended, code = "Interrupted. Training goes on with --resume latest, any other command when given again.", 130
     except BrokenPipeError:  # whoever read our output has enough; keep the interpreter's exit quiet about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

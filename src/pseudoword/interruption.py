@@ -18,16 +18,10 @@ def carry_out(
     to_go_on: str,
     *,
     as_json: bool = False,
-    only_at_terminal: bool = False,
 ) -> None:
-    """Show the run that `start(stop)` begins, to its end; Interrupted says how to go on if a signal ended it before.
-
-    `only_at_terminal` leaves out the plain lines that are shown elsewhere.
-    """
+    """Show the run that `start(stop)` begins, to its end; Interrupted says how to go on if a signal ended it before."""
     with Interruption() as interruption:
-        run = start(interruption.wanted)
-        quiet = not watch.is_main_process() or (only_at_terminal and not sys.stderr.isatty())
-        last = watch.follow(run, as_json=as_json, quiet=quiet)
+        last = watch.follow(start(interruption.wanted), as_json=as_json, quiet=not watch.is_main_process())
     if last and last.step < last.steps:
         raise Interrupted(f"Stopped after step {last.step}; {to_go_on} goes on.", interruption.exit_code)
 

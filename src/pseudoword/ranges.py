@@ -8,27 +8,41 @@ import itertools
 import re
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import ConceptRecipe, Recipe
+from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
 
 
-def varied(recipe: Recipe, ranges: Sequence[str]) -> dict[str, Recipe]:
+def varied(recipe: Recipe, ranges: Sequence[str], fixed: Collection[str] = ()) -> dict[str, Recipe]:
     """Return a recipe for each combination of values, by a name that a folder can have.
 
     A range is 'learning_rate=0.01,0.02' or, where values hold commas, 'NAME=["1:100,0.1", "1:200,0.1"]'.
+    `fixed` are settings, by their dotted names, that cannot be varied here.
     Raises RecipeError, before anything is trained, for settings and values that no recipe takes.
     """
     asked = dict(_range(text) for text in ranges)
     if len(asked) < len(ranges):
         raise RecipeError("A setting is varied twice; give all of its values in one --vary.")
+    for name in asked.keys() & set(fixed):
+        raise RecipeError(f"{name} comes with each concept of the suite, so it cannot be varied with --suite.")
     found: dict[str, Recipe] = {}
     for values in itertools.product(*asked.values()):
         chosen = dict(zip(asked, values, strict=True))
-        found[_folder_name(chosen)] = _with(recipe, chosen)
+        name, made = _folder_name(chosen), _with(recipe, chosen)
+        for earlier, other in found.items():
+            if earlier == name or _same(made, other):
+                raise RecipeError(f"{earlier!r} and {name!r} are the same setting, given twice.")
+        found[name] = made
     return found
+
+
+def _same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes are equal, however their lengths are written."""
+    lengths = {parse_steps(recipe.schedule.steps) for recipe in (one, other)}
+    alike = dataclasses.replace(one, schedule=dataclasses.replace(one.schedule, steps=other.schedule.steps))
+    return len(lengths) == 1 and alike == other
 
 
 def _range(text: str) -> tuple[str, list[Any]]:
@@ -40,19 +54,28 @@ def _range(text: str) -> tuple[str, list[Any]]:
     if given.lstrip().startswith("["):
         values = _toml(given)
     else:
-        values = [_toml(part.strip(), part.strip()) for part in given.split(",")]
+        values = [_value(part.strip()) for part in given.split(",")]
     if not isinstance(values, list) or not values:
         raise RecipeError(f"The values of {name} are none that TOML knows: {given!r}.")
-    if len({repr(value) for value in values}) < len(values):
-        raise RecipeError(f"{name} has the same value twice in {given!r}.")
     return full, values
 
 
-def _toml(text: str, otherwise: Any = None) -> Any:
+def _value(text: str) -> Any:
+    """Return one value: TOML's, a number that TOML would have otherwise, such as .001, or the text itself."""
+    value = _toml(text)
+    if value is not None:
+        return value
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _toml(text: str) -> Any:
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
-        return otherwise
+        return None
 
 
 def _full_name(name: str) -> str:

@@ -25,7 +25,7 @@ from pseudoword.sections import (
     Validation,
     parse_steps,
 )
-from pseudoword.settings import MethodOptions, build, plain, settle_types
+from pseudoword.settings import MethodOptions, build, flat, plain, settle_types
 
 __all__ = [
     "BaseModel",
@@ -44,6 +44,9 @@ __all__ = [
     "Validation",
     "parse_steps",
 ]
+
+OF_THE_WORD = ("concepts", "base", "method", "data", "training", "schedule")
+"""Sections that the word depends on; of the engine it depends on the precision alone, but for the last bits."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Recipe:
             if concept.templates is not None and self.data.captions == "files":
                 raise RecipeError(f"captions is 'files', but templates is {concept.templates!r}; use one of the two.")
 
+    def of_the_word(self) -> dict[str, Any]:
+        """Return the choices that the word depends on, as plain values by dotted name."""
+        values = {name: value for name, value in self.to_dict().items() if name in OF_THE_WORD}
+        return flat({**values, "engine": {"mixed_precision": self.engine.mixed_precision}})
+
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, `None` left out, ready for TOML."""
         values = plain(self)
@@ -95,12 +103,24 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path, defaults: Mapping[str, Any] | None = None) -> Recipe:
-        """Read a recipe from a TOML file; sections that it leaves out may have other defaults, as plain values."""
+        """Read a recipe from a TOML file; what it leaves out may have other defaults, as plain values."""
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
         try:
-            return cls.from_dict({**(defaults or {}), **values})
+            return cls.from_dict(_over(defaults or {}, values))
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
+
+
+def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values over defaults, tables and lists of one table key by key."""
+    merged = {**defaults, **values}
+    for name in defaults.keys() & values.keys():
+        match defaults[name], values[name]:
+            case (Mapping() as below, Mapping() as above):
+                merged[name] = {**below, **above}
+            case ([Mapping() as below], [Mapping() as above]):
+                merged[name] = [{**below, **above}]
+    return merged

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import logging
+import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pseudoword import interruption
-from pseudoword.errors import RunError, TrainingStopped
+from pseudoword import disk, watch
+from pseudoword.data import pictures
+from pseudoword.data.pictures import ConceptPictures
+from pseudoword.errors import Interrupted, PseudowordError, RecipeError, RunError, TrainingStopped
 from pseudoword.evaluate.words import Asked, Word, words_of
-from pseudoword.recipe import ConceptRecipe, Recipe
-from pseudoword.settings import flat
+from pseudoword.interruption import Interruption
+from pseudoword.recipe import ConceptRecipe, Data, Recipe, parse_steps
+from pseudoword.run import FREE_FIELDS, Run, read_checkpoint
 from pseudoword.toybox import suite
 from pseudoword.toybox.suite import Subject
 from pseudoword.training import train
@@ -23,8 +30,6 @@ log = logging.getLogger(__name__)
 
 TOKEN = "<word>"
 BASE = {"model": "toybox"}
-WATCHED = ("concepts", "base", "method", "data", "training", "schedule")
-"""Sections of a recipe that make a run another run."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +51,35 @@ class Trial:
         return (self.folder / "README.md").exists()
 
     def check(self) -> None:
-        """Raise RunError if the folder holds a run of another recipe."""
+        """Raise RunError if the folder holds a run of another recipe, or of other pictures."""
         path = self.folder / "recipe.toml"
         if not path.exists():
             return
-        old, new = (_watched(recipe) for recipe in (Recipe.read(path), self.recipe))
+        old, new = _told(Recipe.read(path)), _told(self.recipe)
+        old["pictures"] = new["pictures"] = "the same"
+        for _, checkpoint in Run(self.folder, hold=False).checkpoints()[-1:]:
+            with contextlib.suppress(RunError):  # a damaged one says nothing; resuming takes the one before
+                old["pictures"] = read_checkpoint(checkpoint).facts["pictures"]
+                new["pictures"] = _facts_of(self.recipe.concepts[0], self.recipe.data)
         changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
         if changed:
             told = "; ".join(f"{name} was {old.get(name)!r} and is {new.get(name)!r}" for name in changed)
             raise RunError(f"{str(self.folder)!r} holds a run of another recipe: {told}. Name another --output.")
 
 
-def _watched(recipe: Recipe) -> dict[str, Any]:
-    """Return what makes a run this one, by dotted name."""
-    return flat({name: value for name, value in recipe.to_dict().items() if name in WATCHED})
+def _told(recipe: Recipe) -> dict[str, Any]:
+    """Return what makes a run this one, by dotted name; what resuming may change stands there by what it comes to."""
+    values = {name: value for name, value in recipe.of_the_word().items() if name not in {*FREE_FIELDS, "base.family"}}
+    training, model = recipe.training, Path(recipe.base.model).expanduser()
+    values["base.model"] = str(model.resolve()) if model.exists() else recipe.base.model
+    values["schedule.steps"] = " ".join(map(str, parse_steps(recipe.schedule.steps)))
+    return {**values, "pictures of a step": training.batch_size * training.gradient_accumulation_steps}
+
+
+@functools.lru_cache
+def _facts_of(wanted: ConceptRecipe, data: Data) -> list[str]:
+    """Return what the pictures of a concept are, read once for all of its trials."""
+    return ConceptPictures(wanted, data, pictures.find(wanted.pictures, data)).facts()
 
 
 # Which
@@ -75,14 +95,26 @@ def read(path: Path) -> Recipe:
     return Recipe.read(path, {"concepts": [{"token": TOKEN, "pictures": ".", "initializer": "thing"}], "base": BASE})
 
 
+def leaving(recipe: Recipe, steps: Sequence[int] | None) -> Recipe:
+    """Return a recipe whose runs leave words at these steps; RecipeError if they are shorter."""
+    if not steps:
+        return recipe
+    length, unit = parse_steps(recipe.schedule.steps)
+    if min(steps) < 1 or (unit == "steps" and max(steps) > length):
+        raise RecipeError(f"--steps are 1 to {recipe.schedule.steps}, as long as a run is, not {max(steps)}.")
+    return dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, save_steps=math.gcd(*steps)))
+
+
 def of_suite(recipe: Recipe, subjects: Sequence[Subject], seeds: int, folder: Path, name: str = "") -> list[Trial]:
     """Return a trial for each subject and training seed, first all of the first seed; their pictures are written."""
     trials: list[Trial] = []
+    with disk.writing(folder):
+        for subject in subjects:
+            suite.write(subject, folder / "pictures" / subject.name)
     for seed in range(seeds):
         for subject in subjects:
             told = "-".join(part for part in (name, subject.name, f"seed-{seed}") if part)
-            suite.write(subject, folder / "pictures" / subject.name)
-            given = suite.concept(subject, folder / "pictures" / subject.name, recipe.concepts[0])
+            given = suite.concept(subject, (folder / "pictures" / subject.name).resolve(), recipe.concepts[0])
             trials.append(_trial(told, dataclasses.replace(recipe, concepts=(given,)), seed, folder))
     return trials
 
@@ -96,7 +128,7 @@ def of_seeds(recipe: Recipe, seeds: int, folder: Path, name: str = "") -> list[T
 def _trial(name: str, recipe: Recipe, seed: int, folder: Path) -> Trial:
     output = dataclasses.replace(
         recipe.output,
-        folder=str(folder / "runs" / name),
+        folder=str((folder / "runs" / name).resolve()),
         report_to="none",
         push_to_hub=False,
         push_steps=None,
@@ -129,20 +161,25 @@ def carry_out(trials: Sequence[Trial]) -> dict[str, str]:
     if len(left) < len(trials):
         log.info("%d of %d runs are done already.", len(trials) - len(left), len(trials))
     began, failed = time.monotonic(), {}
-    for number, trial in enumerate(left):
-        pace = (time.monotonic() - began) / number if number else None
-        remaining = f", about {pace * (len(left) - number) / 60:.0f} min left" if pace else ""
-        log.info("Run %d of %d: %s%s", number + 1, len(left), trial.name, remaining)
-        try:
-            _train(trial)
-        except TrainingStopped as error:
-            log.warning("The run %s is left out: %s", trial.name, error)
-            failed[trial.name] = str(error)
+    with Interruption() as interruption:
+        for number, trial in enumerate(left):
+            pace = (time.monotonic() - began) / number if number else None
+            remaining = f", about {pace * (len(left) - number) / 60:.0f} min left" if pace else ""
+            log.info("Run %d of %d: %s%s", number + 1, len(left), trial.name, remaining)
+            try:
+                _train(trial, interruption)
+            except Interrupted:
+                raise
+            except PseudowordError as error:
+                log.warning("The run %s is left out: %s", trial.name, error)
+                failed[trial.name] = str(error)
     return failed
 
 
-def _train(trial: Trial) -> None:
+def _train(trial: Trial, interruption: Interruption) -> None:
+    """Train to the end, shown where a person looks on; Interrupted if a signal has come, even in the last step."""
     resume = "latest" if any(trial.folder.glob("checkpoint-*")) else None
-    interruption.carry_out(
-        lambda stop: train(trial.recipe, resume=resume, stop=stop), "the same command", only_at_terminal=True
-    )
+    run = train(trial.recipe, resume=resume, stop=interruption.wanted)
+    watch.follow(run, quiet=not sys.stderr.isatty())
+    if interruption.signal is not None:
+        raise Interrupted(f"Stopped in {trial.name}; the same command goes on.", interruption.exit_code)

@@ -39,7 +39,8 @@ class Options(Measuring):
     suite: Optional[Literal["toybox"]] = None
     """Train a word for every concept of this suite and evaluate those; what is trained already is not trained again."""
     recipe: Optional[Path] = None
-    """With --suite: the recipe to train them by (TOML). Of its concept only the settings count; it may be missing."""
+    """With --suite: the recipe to train them by (TOML), which may leave out anything; of its concept the token and the
+    settings count, the rest is the suite's."""
     seeds: int = 1
     """With --suite: train each word from this many seeds, 0 and on."""
     half: Literal["tuning", "reporting", "all"] = "all"
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
         config=(tyro.conf.HelptextFromCommentsOff,),
     )
     _check(options)
-    from pseudoword import disk, watch
+    from pseudoword import watch
 
     watch.show_messages()
     from pseudoword.evaluate import measuring, report, tables
@@ -68,13 +69,11 @@ def run(arguments: Sequence[str]) -> int:
 
     report.check_installed()
     output = options.output.expanduser()
-    with disk.writing(output):
-        output.mkdir(parents=True, exist_ok=True)
     found, failed = (_trained if options.suite else _named)(options, output)
     evaluated = measuring.evaluate(options, found, output)
     command = shlex.join(["pseudoword", "evaluate", *arguments])
     path = report.write(evaluated, output, {"command": command, **machine(), **options.facts}, failed)
-    tables.tell(evaluated, path, as_json=options.json, pooled=options.suite is not None)
+    tables.tell(evaluated, path, list(failed), as_json=options.json, pooled=options.suite is not None)
     return 1 if failed else 0
 
 
@@ -96,9 +95,9 @@ def _check(options: Options) -> None:
 
 def _named(options: Options, output: Path) -> tuple[list[Word], dict[str, str]]:
     """Return the words of the command line, each once."""
-    del output
     from pseudoword.evaluate import words
 
+    _make(output)
     asked = words.Asked(BaseModel(options.model) if options.model else None, options.pictures, options.class_word)
     found = [word for path in options.word for word in words.words_of(path, asked, options.steps)]
     return list({(word.place, word.step): word for word in found}.values()), {}
@@ -110,5 +109,14 @@ def _trained(options: Options, output: Path) -> tuple[list[Word], dict[str, str]
     from pseudoword.toybox import suite
 
     recipe = trials.read(options.recipe) if options.recipe else trials.plain_recipe()
+    recipe = trials.leaving(recipe, options.steps)
+    _make(output)
     subjects = [subject for subject in suite.SUBJECTS if options.half in ("all", subject.half)]
     return trials.words(trials.of_suite(recipe, subjects, options.seeds, output), options.steps)
+
+
+def _make(output: Path) -> None:
+    from pseudoword import disk
+
+    with disk.writing(output):
+        output.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = "pseudoword sweep --recipe cat-run/recipe.toml --vary learning_rate=0.001,0.005 --vary num_vectors=1,2"
 
+BY_SUITE = ("concepts.0.initializer", "concepts.0.property")
+"""What each of a suite's concepts has of its own."""
+
 
 @dataclass(frozen=True)
 class Options(Measuring):
@@ -28,11 +31,13 @@ class Options(Measuring):
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A setting and its values, such as learning_rate=0.001,0.005; given again, every combination is trained."""
     recipe: Optional[Path] = None
-    """The recipe (TOML), such as recipe.toml in a run's folder. With --suite it may leave out concept and base."""
+    """The recipe (TOML), such as recipe.toml in a run's folder. With --suite it may leave out anything; of its concept
+    the token and the settings count, the rest is the suite's."""
     suite: Optional[Literal["toybox"]] = None
     """Train the concepts of this suite instead of the recipe's own."""
-    half: Literal["tuning", "reporting", "all"] = "tuning"
-    """With --suite: the concepts that settings are chosen on, those that results are told of, or all."""
+    half: Optional[Literal["tuning", "reporting", "all"]] = None
+    """With --suite: the concepts that settings are chosen on ('tuning', the default), those that results are told of,
+    or all."""
     seeds: int = 1
     """Train every word from this many seeds, 0 and on."""
     output: Path = field(default_factory=lambda: Path("sweep"))
@@ -58,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword.evaluate.machine import machine
 
     report.check_installed()
-    recipes = ranges.varied(_recipe(options), options.vary)
+    recipes = ranges.varied(_recipe(options), options.vary, BY_SUITE if options.suite else ())
     output = options.output.expanduser()
     with disk.writing(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     evaluated = measuring.evaluate(options, found, output)
     command = shlex.join(["pseudoword", "sweep", *arguments])
     path = report.write(evaluated, output, {"command": command, **machine(), **options.facts}, failed)
-    tables.tell(evaluated, path, as_json=options.json, words=False, pooled=True)
+    tables.tell(evaluated, path, list(failed), as_json=options.json, words=False, pooled=True)
     return 1 if failed else 0
 
 
@@ -77,6 +82,8 @@ def _check(options: Options) -> None:
         raise RecipeError("--vary says which settings to compare, such as --vary learning_rate=0.001,0.005.")
     if options.recipe is None and options.suite is None:
         raise RecipeError("Name the recipe to vary with --recipe, such as recipe.toml in a run's folder.")
+    if options.half is not None and options.suite is None:
+        raise RecipeError("--half chooses concepts of a suite; add --suite toybox, or leave it out.")
     options.check()
     at_least(1, **{"--seeds": options.seeds})
     if options.output.suffix or options.output.is_file():
@@ -98,5 +105,5 @@ def _trials(options: Options, recipe: Recipe, name: str, output: Path) -> list[T
 
     if options.suite is None:
         return trials.of_seeds(recipe, options.seeds, output, name)
-    subjects = [subject for subject in suite.SUBJECTS if options.half in ("all", subject.half)]
+    subjects = [subject for subject in suite.SUBJECTS if (options.half or "tuning") in ("all", subject.half)]
     return trials.of_suite(recipe, subjects, options.seeds, output, name)

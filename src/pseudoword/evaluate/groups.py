@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+import logging
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -16,9 +16,13 @@ from pseudoword.evaluate.examine import Examination
 from pseudoword.evaluate.prompts import Question
 from pseudoword.evaluate.words import Word
 
-CONCEPT = ("concepts.0.token", "concepts.0.pictures", "concepts.0.initializer", "concepts.0.property")
+log = logging.getLogger(__name__)
+
+CONCEPT = ("concepts.0.token", "concepts.0.pictures")
 """Of a recipe's choices those that say what is learned, not how."""
-ALL = "all concepts"
+WITH_IT = ("concepts.0.initializer", "concepts.0.property")
+"""Those that come with the concept, unless one concept is learned with several of them."""
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,14 @@ class Evaluated:
     kinds: Sequence[str] = ()
     """What sorts of concept it belongs to, if it is one of a suite."""
 
-    @cached_property
-    def setting(self) -> dict[str, str]:
-        """How its training was set, whatever was learned and from which seed; empty if its recipe is not known."""
-        return {name: str(value) for name, value in self.word.choices.items() if name not in CONCEPT}
+    @property
+    def concept(self) -> str:
+        """What is learned, whatever the setting."""
+        return json.dumps([str(self.word.choices.get(name)) for name in CONCEPT])
+
+    def setting(self, besides: Collection[str]) -> dict[str, str]:
+        """Return how its training was set, but for some choices; empty if its recipe is not known."""
+        return {name: str(value) for name, value in self.word.choices.items() if name not in besides}
 
 
 @dataclass(frozen=True)
@@ -92,10 +100,12 @@ class Pool:
     setting: Mapping[str, str]
     step: int
     concepts: int
+    """How many of them the setting has; where those are not all that there are, it cannot be compared."""
+    of: int
     seeds: Sequence[int]
     """Those from which every concept was trained; others count for nothing."""
     spreads: Mapping[str, statistics.Spread]
-    """By measure; a seed's score is the mean over all concepts and prompts."""
+    """By measure; a seed's score is the mean over all concepts and prompts. Empty if there is no whole seed."""
     fidelity: str
     editability: str
     seconds: float | None
@@ -105,25 +115,39 @@ class Pool:
 def pools(evaluated: Sequence[Evaluated]) -> list[Pool]:
     """Put words of one setting and step together: all of them, and each kind where there are several.
 
-    A setting that has not all the concepts of the others cannot be compared with them and is left out.
+    A setting that has not all the concepts of the others cannot be compared with them and has no scores.
     """
     found: dict[tuple[str, int], list[Evaluated]] = {}
+    besides = _besides(evaluated)
     for one in evaluated:
-        if one.setting:
-            found.setdefault((json.dumps(one.setting, sort_keys=True), one.word.step), []).append(one)
-    settings = [members[0].setting for members in found.values()]
+        if setting := one.setting(besides):
+            found.setdefault((json.dumps(setting, sort_keys=True), one.word.step), []).append(one)
+    settings = [members[0].setting(besides) for members in found.values()]
     names = dict.fromkeys(name for setting in settings for name in setting)
     differing = [name for name in names if len({setting.get(name) for setting in settings}) > 1]
     kinds = [ALL, *dict.fromkeys(kind for one in evaluated for kind in one.kinds)]
     asked = {kind: _concepts(_of_kind(evaluated, kind)) for kind in kinds}
     made: list[Pool] = []
     for members in found.values():
-        told = (f"{name.rpartition('.')[2]}={members[0].setting.get(name, '—')}" for name in differing)
-        name = ", ".join(told)
+        setting = members[0].setting(besides)
+        name = ", ".join(f"{name.rpartition('.')[2]}={setting.get(name, '—')}" for name in differing)
         for kind, concepts in asked.items():
             if kind == ALL or concepts < asked[ALL]:
-                made += _pool(name, kind, _of_kind(members, kind), concepts)
+                made += _pool(name, kind, setting, _of_kind(members, kind), concepts)
     return made
+
+
+def _besides(evaluated: Sequence[Evaluated]) -> tuple[str, ...]:
+    """Return the choices that are no setting: what is learned, and what comes with it."""
+    by_concept: dict[str, list[Evaluated]] = {}
+    for one in evaluated:
+        by_concept.setdefault(one.concept, []).append(one)
+    varied = [
+        name
+        for name in WITH_IT
+        if any(len({str(one.word.choices.get(name)) for one in own}) > 1 for own in by_concept.values())
+    ]
+    return (*CONCEPT, *(name for name in WITH_IT if name not in varied))
 
 
 def _of_kind(words: Sequence[Evaluated], kind: str) -> list[Evaluated]:
@@ -131,32 +155,32 @@ def _of_kind(words: Sequence[Evaluated], kind: str) -> list[Evaluated]:
 
 
 def _concepts(words: Sequence[Evaluated]) -> set[str]:
-    return {_concept(one) for one in words}
+    return {one.concept for one in words}
 
 
-def _concept(one: Evaluated) -> str:
-    """Return what is learned, whatever the setting."""
-    return json.dumps([str(one.word.choices.get(name)) for name in CONCEPT])
-
-
-def _pool(name: str, kind: str, members: Sequence[Evaluated], concepts: Set[str]) -> list[Pool]:
-    """Return the pool of words of one setting; none if no seed has all the concepts of the report."""
+def _pool(
+    name: str, kind: str, setting: Mapping[str, str], members: Sequence[Evaluated], concepts: Set[str]
+) -> list[Pool]:
+    """Return the pool of words of one setting, of a word that is there twice the first; none if there are no words."""
+    if not members:
+        return []
     by_seed: dict[int, dict[str, Evaluated]] = {}
     for one in members:
-        by_seed.setdefault(one.word.seed or 0, {})[_concept(one)] = one
+        first = by_seed.setdefault(one.word.seed or 0, {}).setdefault(one.concept, one)
+        if first is not one:
+            log.warning("%s was trained as %s was, so it counts for nothing beside it.", one.name, first.name)
     whole = {seed: list(own.values()) for seed, own in by_seed.items() if own.keys() == concepts}
-    if not whole:
-        return []
     measures = dict.fromkeys(measure for own in whole.values() for one in own for measure in one.done.scores)
     spreads = {
         measure: statistics.spread([_joined(own, measure) for own in whole.values()])
         for measure in measures
         if all(_says(own, measure) for own in whole.values())
     }
+    has = max(len(own) for own in by_seed.values())
     seconds = [one.word.seconds for one in members if one.word.seconds]
     first, taken = members[0], sum(seconds) / len(seconds) if seconds else None
     axes = (first.fidelity, first.editability)
-    return [Pool(name, kind, first.setting, first.word.step, len(concepts), list(whole), spreads, *axes, taken)]
+    return [Pool(name, kind, setting, first.word.step, has, len(concepts), list(whole), spreads, *axes, taken)]
 
 
 def _joined(words: Sequence[Evaluated], measure: str) -> statistics.Scores:

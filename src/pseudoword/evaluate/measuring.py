@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pseudoword.errors import RecipeError
+from pseudoword.evaluate import prompts
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.settings import at_least, check_seed, finite
 
@@ -62,6 +63,8 @@ class Measuring:
         check_seed(**{"--seed": self.seed})
         if self.guidance_scale is not None:
             finite(**{"--guidance-scale": self.guidance_scale})
+        if self.prompts != "auto" and self.prompts not in prompts.LISTS:
+            prompts.read(Path(self.prompts))
         if not self.measure:
             raise RecipeError("--measure needs at least one of clip, dino, dinov2 and siglip.")
 
@@ -134,7 +137,7 @@ def _yardstick(
     models: dict[str, Similarity],
 ) -> tuple[Yardstick, Sequence[Question]]:
     """Return what measures a word and what it is asked; for pictures of the toybox's suite, its answer key."""
-    from pseudoword.evaluate import prompts, similarity
+    from pseudoword.evaluate import similarity
     from pseudoword.evaluate.answer_key import AnswerKey
     from pseudoword.toybox.render import SIDE
 

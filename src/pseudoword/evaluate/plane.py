@@ -44,11 +44,13 @@ def draw(places: Sequence[Place], fidelity: str, editability: str, *, steps: boo
             linestyle="-" if steps else "none",
             elinewidth=0.8,
             capsize=2,
-            label=line,
+            label=_verbatim(line),
             **style,
         )
         for p in own:
-            axes.annotate(p.label, (p.editability, p.fidelity), (5, 5), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                _verbatim(p.label), (p.editability, p.fidelity), (5, 5), textcoords="offset points", fontsize=8
+            )
     axes.set_xlabel(f"{_axis('editability', editability)}: the rest of the prompt holds →")
     axes.set_ylabel(f"{_axis('fidelity', fidelity)}: it is the concept →")
     axes.grid(alpha=0.25)
@@ -56,6 +58,12 @@ def draw(places: Sequence[Place], fidelity: str, editability: str, *, steps: boo
     if 1 < len(lines) <= 12:
         axes.legend(fontsize=8)
     return figure
+
+
+def _verbatim(label: str) -> str:
+    """Return a label as matplotlib shows it as it is: no formulas between dollars, none hidden for its first letter."""
+    shown = label.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _axis(name: str, measure: str) -> str:
@@ -73,7 +81,7 @@ def curves(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], what:
     figure = Figure(figsize=(7, 3), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, steps, values) in enumerate(series):
-        axes.plot(steps, values, marker=".", color=COLOURS[number % len(COLOURS)], label=name)
+        axes.plot(steps, values, marker=".", color=COLOURS[number % len(COLOURS)], label=_verbatim(name))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(what)
     axes.grid(alpha=0.25)

@@ -157,7 +157,7 @@ def _places_of(pooled: Iterable[Pool]) -> list[plane.Place]:
     places: list[plane.Place] = []
     ordered = sorted(pooled, key=lambda pool: pool.step)
     for pool in ordered:
-        name = pool.name or pool.kind
+        name = pool.name or f"{pool.kind} {pool.concepts}"
         label = str(pool.step) if sum(other.name == pool.name for other in ordered) > 1 else name
         places += _place(label, name, pool.spreads, pool.fidelity, pool.editability)
     return places

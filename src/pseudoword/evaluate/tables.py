@@ -19,9 +19,15 @@ WIDTH = 160
 
 
 def tell(
-    evaluated: Sequence[Evaluated], page: Path, *, as_json: bool, words: bool = True, pooled: bool = False
+    evaluated: Sequence[Evaluated],
+    page: Path,
+    failed: Sequence[str] = (),
+    *,
+    as_json: bool,
+    words: bool = True,
+    pooled: bool = False,
 ) -> None:
-    """Print what was found and where the report is, or the report's numbers for a program."""
+    """Print what was found, which runs had to stop, and where the report is, or the report's numbers for a program."""
     if as_json:
         print(page.with_name(report.JSON).read_text(encoding="utf-8"), end="")
         return
@@ -33,6 +39,8 @@ def tell(
         found = pools(evaluated)
         several = len({pool.name for pool in found}) > 1  # kinds are in the report
         console.print(of_pools([pool for pool in found if not several or pool.kind == ALL], measures))
+    if failed:
+        print(f"Runs that had to stop, and are not in it: {', '.join(failed)}")
     print(f"The report: {page.resolve()}")
 
 
@@ -52,7 +60,7 @@ def of_pools(pooled: Sequence[Pool], measures: Sequence[str]) -> Table:
         spreads = [pool.spreads.get(name) for name in measures]
         cells = ["—" if spread is None else _number(spread.mean, spread.half) for spread in spreads]
         seconds = f"{pool.seconds:.0f} s" if pool.seconds else "—"
-        concepts = f"{pool.kind} ({pool.concepts})"
+        concepts = f"{pool.kind} {pool.concepts}" if pool.concepts == pool.of else f"{pool.concepts} of {pool.of}"
         table.add_row(pool.name or "—", str(pool.step or "—"), concepts, str(len(pool.seeds)), *cells, seconds)
     return table
 

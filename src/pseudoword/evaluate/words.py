@@ -19,10 +19,6 @@ from pseudoword.errors import PicturesError, RecipeError
 from pseudoword.progress import mean
 from pseudoword.recipe import BaseModel, Recipe
 from pseudoword.run import Run
-from pseudoword.settings import flat
-
-SECTIONS = ("concepts", "base", "method", "data", "training", "schedule")
-"""What of a recipe a word depends on."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Word:
         """
         if self.recipe is None:
             return {}
-        values = flat({name: value for name, value in self.recipe.to_dict().items() if name in SECTIONS})
+        values = self.recipe.of_the_word()
         values["concepts.0.pictures"] = self._pictures_told()
         return {name: value for name, value in values.items() if name != "training.seed"}
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
+from pseudoword import sheets
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Schedule, Training
 from pseudoword.toybox import captions, world
@@ -115,7 +116,7 @@ def write(subject: Subject, folder: Path) -> Path:
     """Write a subject's pictures as 0.png and on into a folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     for i, picture in enumerate(pictures(subject)):
-        picture.save(folder / f"{i}.png")
+        sheets.save(picture, folder / f"{i}.png", {})
     return folder
 
 
