@@ -24,7 +24,7 @@ LAYERS = [
     {"job"},
     {"watch"},
     {"evaluate", "hub"},
-    {"card", "generate", "hub_client", "run", "starting", "tracking"},
+    {"card", "generate", "loading", "hub_client", "run", "starting", "tracking"},
     {"toybox"},
     {"data", "engines", "formats", "sheets"},
     {"families", "methods"},
@@ -47,6 +47,7 @@ NEED_TORCH = (
     "families/counting.py",
     "families/clip_miniature.py",
     "families/latent_diffusion.py",
+    "families/lending.py",
     "families/lookup.py",
     "families/memory.py",
     "families/samplers.py",
@@ -58,6 +59,7 @@ NEED_TORCH = (
     "toybox/oracle.py",
     "toybox/trainer.py",
     "generate.py",
+    "loading.py",
     "evaluate/similarity.py",
 )
 HEAVY = {"torch", "transformers", "diffusers", "accelerate"}

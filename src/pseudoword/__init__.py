@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pseudoword.concept import Concept
     from pseudoword.data.dataset import TextualInversionDataset
+    from pseudoword.loading import lend, load
     from pseudoword.progress import Progress
     from pseudoword.recipe import Recipe
     from pseudoword.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Concept", "Progress", "Recipe", "TextualInversionDataset", "__version__", "train"]
+__all__ = ["Concept", "Progress", "Recipe", "TextualInversionDataset", "__version__", "lend", "load", "train"]
 
 _HOME = {
     "Concept": "pseudoword.concept",
     "Progress": "pseudoword.progress",
     "Recipe": "pseudoword.recipe",
     "TextualInversionDataset": "pseudoword.data.dataset",
+    "lend": "pseudoword.loading",
+    "load": "pseudoword.loading",
     "train": "pseudoword.training",
 }
 

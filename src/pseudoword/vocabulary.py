@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -35,29 +35,35 @@ class Encoded:
     """Tokens that the whole prompt takes, start and end included, however many are read."""
 
 
-class Vocabulary:
-    """Token ids of prompts in which learned words stand, for one text encoder.
+class Span(NamedTuple):
+    """A learned word in a prompt's ids."""
+
+    word: str
+    whole: bool
+    """Whether it is all of its rows, rather than one written out as `<t>_i`."""
+    end: int
+    """How many ids there are up to its last."""
+
+
+class Words:
+    """Token ids of prompts in which learned words stand, for the tokenizer of a table of `size` rows.
 
     A lent word gets the ids from `size` on, one per vector, in the order of lending. Prompts are expanded by ids,
     never by replacing strings, and a token is a word only where no letter, digit or `_` touches it; tokenizers
     themselves match added tokens inside words and regardless of case (transformers' AddedToken).
     """
 
-    def __init__(self, tokenizer: Any, table: Float[np.ndarray, "size width"]) -> None:
-        if len(tokenizer) > len(table):
+    def __init__(self, tokenizer: Any, size: int) -> None:
+        if len(tokenizer) > size:
             raise RecipeError(
-                f"The tokenizer has {len(tokenizer)} tokens, but the text encoder's table only {len(table)} rows; "
+                f"The tokenizer has {len(tokenizer)} tokens, but the text encoder's table only {size} rows; "
                 "they are not of one model."
             )
         self.tokenizer = tokenizer
-        self.table = table
+        self.size = size
+        """Rows of the frozen table."""
         self._ids: dict[str, list[int]] = {}
         self._pattern: re.Pattern[str] | None = None
-
-    @property
-    def size(self) -> int:
-        """Rows of the frozen table."""
-        return len(self.table)
 
     @property
     def model_max_length(self) -> int:
@@ -69,21 +75,44 @@ class Vocabulary:
         """How many rows are lent, over all words."""
         return sum(len(ids) for ids in self._ids.values())
 
+    @property
+    def tokens_by_id(self) -> dict[int, str]:
+        """The token of each row that is lent."""
+        return {
+            i: name
+            for word, ids in self._ids.items()
+            for i, name in zip(ids, vector_tokens(word, len(ids)), strict=True)
+        }
+
     # Lending words
 
-    def lend(self, token: str, num_vectors: int) -> list[int]:
-        """Make `token` a word of `num_vectors` rows and return their ids; TokenError if the token is taken."""
+    def lend(self, token: str, num_vectors: int, ids: Sequence[int] | None = None) -> list[int]:
+        """Make `token` a word of `num_vectors` rows and return their ids; TokenError if the token is taken.
+
+        Other ids than the next ones may be given, from `size` on.
+        """
+        self.check(token, num_vectors)
+        first = self.size + self.rows_lent
+        words = {**self._ids, token: list(ids or range(first, first + num_vectors))}
+        self._ids, self._pattern = words, _pattern_of(words)
+        return words[token]
+
+    def check(self, token: str, num_vectors: int) -> None:
+        """Raise TokenError if `token` cannot be a word of so many rows."""
         check_token(token)
         for name in vector_tokens(token, num_vectors):
             self._refuse_if_known(name)
-        first = self.size + self.rows_lent
-        self._ids[token] = list(range(first, first + num_vectors))
-        self._pattern = _pattern_of(self._ids)
-        return self._ids[token]
 
-    def give_back(self) -> None:
-        """Forget every lent word."""
-        self._ids, self._pattern = {}, None
+    def copy(self) -> Words:
+        """Return these words for a reader of its own."""
+        other = Words(self.tokenizer, self.size)
+        other._ids, other._pattern = dict(self._ids), self._pattern
+        return other
+
+    def give_back(self, token: str | None = None) -> None:
+        """Forget a lent word, or all of them."""
+        words = {name: ids for name, ids in self._ids.items() if token is not None and name != token}
+        self._ids, self._pattern = words, _pattern_of(words) if words else None
 
     def _refuse_if_known(self, token: str) -> None:
         if token in self.tokenizer.get_added_vocab():
@@ -106,21 +135,26 @@ class Vocabulary:
 
     def encode(self, text: str) -> Encoded:
         """Return the ids of `text`, cut and padded to the model's length, and which words are in it or were cut."""
-        body: list[int] = []
-        spans: list[tuple[str, bool, int]] = []  # word, all of its rows, where it ends
-        for piece, word, ids in self._pieces(text):
-            body += self._plain_ids(piece) if word is None else ids
-            if word is not None:
-                spans.append((word, ids == self._ids[word], len(body)))
+        body, spans = self.expand(text)
         room = self.model_max_length - 2
         ids = [self.tokenizer.bos_token_id, *body[:room], self.tokenizer.eos_token_id]
         ids += [self.tokenizer.pad_token_id] * (self.model_max_length - len(ids))
         return Encoded(
             np.asarray(ids, dtype=np.int64),
-            words=tuple(word for word, whole, end in spans if whole and end <= room),
-            cut=tuple(word for word, _, end in spans if end > room),
+            words=tuple(span.word for span in spans if span.whole and span.end <= room),
+            cut=tuple(span.word for span in spans if span.end > room),
             length=len(body) + 2,
         )
+
+    def expand(self, text: str) -> tuple[list[int], list[Span]]:
+        """Return all ids of `text`, without start, end or padding, and where words are in them."""
+        body: list[int] = []
+        spans: list[Span] = []
+        for piece, word, ids in self._pieces(text):
+            body += self._plain_ids(piece) if word is None else ids
+            if word is not None:
+                spans.append(Span(word, ids == self._ids[word], len(body)))
+        return body, spans
 
     def _pieces(self, text: str) -> list[tuple[str, str | None, list[int]]]:
         """Split a prompt into plain text and words: (text, None, []) or (text, token, row ids)."""
@@ -142,7 +176,13 @@ class Vocabulary:
     def _plain_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    # Rows to start from
+
+class Vocabulary(Words):
+    """A tokenizer and its encoder's frozen table: see `Words`, and rows to start a word from."""
+
+    def __init__(self, tokenizer: Any, table: Float[np.ndarray, "size width"]) -> None:
+        super().__init__(tokenizer, len(table))
+        self.table = table
 
     def initial_rows(self, initializer: str, num_vectors: int) -> tuple[Float[np.ndarray, "vectors width"], str]:
         """Return rows for a new word from a known word or phrase, and a sentence on how its tokens were used.

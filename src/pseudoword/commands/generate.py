@@ -24,7 +24,7 @@ class Options:
     prompt: tuple[str, ...]
     """One or more prompts; learned words are written as their placeholder tokens."""
     embeds: tuple[str, ...] = ()
-    """Embedding files, or folders of runs, of the words to lend to the model."""
+    """Embedding files, folders of runs, or Hub ids (owner/name, or owner/name/file), of the words to lend."""
     negative_prompt: str = ""
     """What the pictures should not be; learned words work here too."""
     num_images: int = 1
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     watch.show_messages()
     from pseudoword import formats, generate, sheets
 
-    concepts = [formats.read(path) for path in options.embeds]
+    concepts = [formats.read(formats.fetched(path)) for path in options.embeds]
     family = generate.load(options.base)
     prompts, seeds = generate.repeated(options.prompt, options.num_images, options.seed)
     sampling = generate.Sampling(

@@ -15,6 +15,7 @@ from pseudoword.concept import Concept, Property
 from pseudoword.contracts import Format
 from pseudoword.errors import FormatError, TokenError
 from pseudoword.formats import diffusers, kohya, tensors
+from pseudoword.formats.fetching import fetched
 
 __all__ = [
     "FORMATS",
@@ -24,6 +25,7 @@ __all__ = [
     "TOLD_IN_FOLDER",
     "FormatError",
     "exports_in",
+    "fetched",
     "files_in",
     "find",
     "identify",

@@ -1,0 +1,137 @@
+"""Rows lent to a text encoder that stays in others' hands: looked up beside its table for ids that no table has.
+
+Nothing of the encoder is replaced or written to. Hooks see the ids, give the encoder known ones in their place, and put
+the rows where those were looked up. So every lending may have ids of its own, several threads may use one encoder with
+different words at once, and what the encoder is saved as is what it was.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from pseudoword.errors import TokenError
+
+PLAIN = 0
+"""The known id that stands in for a row's: below that of the end, which transformers may look for as the largest."""
+
+
+class Lender:
+    """The rows lent to one text encoder, over all lendings; see `lender_of`."""
+
+    def __init__(self, encoder: Any, end: int) -> None:
+        """Hook the encoder; `end` is the id of the tokenizer's end token."""
+        self.size: int = encoder.get_input_embeddings().num_embeddings
+        self.width: int = encoder.get_input_embeddings().embedding_dim
+        self._end = end
+        self._lock = threading.Lock()
+        self._free: list[int] = []
+        self._rows: torch.Tensor = torch.zeros(0, self.width)
+        self._placed: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+        self._seen = threading.local()
+        embedding = encoder.get_input_embeddings()
+        self._embedding = weakref.ref(embedding)
+        self._hooks = [
+            encoder.register_forward_pre_hook(self._before, with_kwargs=True),
+            embedding.register_forward_hook(self._looked_up),
+            encoder.register_forward_hook(self._after, always_call=True),
+        ]
+
+    def take(self, rows: Float[np.ndarray, "vectors width"]) -> list[int]:
+        """Hold rows and return an id for each."""
+        with self._lock:
+            lacking = len(rows) - len(self._free)
+            grown = torch.cat([self._rows, torch.zeros(max(0, lacking), self.width)])
+            free = self._free + list(range(len(self._rows), len(grown)))
+            slots, self._free = free[: len(rows)], free[len(rows) :]
+            grown[slots] = torch.from_numpy(np.array(rows, dtype=np.float32))
+            self._rows, self._placed = grown, {}  # new ones: another thread may be reading the old
+            return [self.size + slot for slot in slots]
+
+    def give_back(self, ids: Sequence[int]) -> None:
+        """Forget rows by their ids; with the last the hooks are taken away."""
+        with self._lock:
+            self._free = sorted([*self._free, *(i - self.size for i in ids)])
+            if len(self._free) == len(self._rows):
+                for hook in self._hooks:
+                    hook.remove()
+                self._rows, self._free, self._placed, self._hooks = torch.zeros(0, self.width), [], {}, []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been taken away."""
+        return not self._hooks
+
+    # The hooks
+
+    def _before(self, encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        ids: Int[torch.Tensor, "batch tokens"] | None = args[0] if args else kwargs.get("input_ids")
+        embedding = encoder.get_input_embeddings()
+        if embedding is not self._embedding() or embedding.num_embeddings != self.size:
+            raise TokenError(
+                "The text encoder's table was changed while words are lent to it; unload them before you add tokens "
+                "in another way, and load them again after."
+            )
+        self._seen.ids = ids
+        if ids is None:
+            return args, kwargs
+        known = torch.where(ids >= self.size, PLAIN, ids)
+        return ((known, *args[1:]), kwargs) if args else (args, {**kwargs, "input_ids": known})
+
+    def _looked_up(self, embedding: Any, args: tuple[Any, ...], found: torch.Tensor) -> torch.Tensor | None:
+        ids = getattr(self._seen, "ids", None)
+        if ids is None or found.shape[:-1] != ids.shape:
+            return None
+        rows = self._on(found)
+        slots = (ids.to(found.device) - self.size).clamp(max=len(rows) - 1)
+        return torch.where((slots >= 0)[..., None], rows[slots.clamp(min=0)], found)
+
+    def _after(self, encoder: Any, args: tuple[Any, ...], output: Any) -> Any:
+        ids, self._seen.ids = getattr(self._seen, "ids", None), None
+        projection = getattr(encoder, "text_projection", None)
+        if ids is None or projection is None or getattr(output, "text_embeds", None) is None:
+            return None
+        # transformers pools at `eos_token_id`, or if that is 2, as old configurations have it, at the largest id.
+        known, end = torch.where(ids >= self.size, PLAIN, ids), encoder.config.eos_token_id
+        theirs = known.argmax(-1) if end == 2 else (known == end).int().argmax(-1)
+        ours = (ids == self._end).int().argmax(-1)
+        has_words = (ids >= self.size).any(-1)
+        if bool((has_words & (theirs != ours)).any()):
+            at_end = output.last_hidden_state[torch.arange(len(ids), device=ids.device), ours]
+            output["text_embeds"] = torch.where(has_words[:, None], projection(at_end), output.text_embeds)
+        return output
+
+    def _on(self, like: torch.Tensor) -> torch.Tensor:
+        """Return the rows where and as another tensor is."""
+        key, placed, rows = (like.device, like.dtype), self._placed, self._rows
+        if key not in placed:
+            placed[key] = rows.to(device=like.device, dtype=like.dtype)
+        return placed[key]
+
+
+_LENDERS: weakref.WeakKeyDictionary[Any, Lender] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def lend(encoder: Any, end: int, rows: Float[np.ndarray, "vectors width"]) -> tuple[Lender, list[int]]:
+    """Lend rows to a transformers text encoder; return who holds them, to give them back to, and an id for each.
+
+    `end` is the id of its tokenizer's end token, at which the pooled output is taken.
+    """
+    with _LOCK:
+        lender = _LENDERS.get(encoder)
+        if lender is None or lender.is_over:
+            lender = _LENDERS[encoder] = Lender(encoder, end)
+        return lender, lender.take(rows)
+
+
+def give_back(lender: Lender, ids: Sequence[int]) -> None:
+    """Take rows back."""
+    with _LOCK:
+        lender.give_back(ids)

@@ -1,0 +1,323 @@
+"""Words loaded into a diffusers pipeline, and taken back: `load` for all who use it, `lend` for one request."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pseudoword import families, formats
+from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.errors import TokenError
+from pseudoword.families import lending
+from pseudoword.vocabulary import Words
+
+log = logging.getLogger(__name__)
+
+Source = Concept | str | Path
+"""A word, its file or folder, or an id on the Hub."""
+PAIRS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"), ("tokenizer_3", "text_encoder_3"))
+
+
+def load(pipeline: Any, *words: Source | Mapping[str, Source], strength: float | Mapping[str, float] = 1.0) -> Loaded:
+    """Teach a diffusers pipeline words, for prompts and negative prompts alike, until they are unloaded.
+
+    `words` are concepts, files, folders or Hub ids; a mapping from tokens to these gives words other tokens. `strength`
+    scales the rows, of all or by token. Works for pipelines that read prompts with CLIP's text encoders: Stable
+    Diffusion 1.x, 2.x and XL, from text, from pictures, inpainting, with a ControlNet.
+
+        words = pseudoword.load(pipeline, "cat-run", {"<bad>": "bad-hands.safetensors"})
+        pipeline("a <cat-toy> on the beach", negative_prompt="<bad>")
+        words.unload()
+
+    No module is changed, only given hooks; with `unload`, or at the end of a `with` block, these are gone too.
+    TokenError says for which base a word is if it is for another, or that its token is taken; FormatError what is wrong
+    with a file.
+    """
+    concepts = list(_concepts(words))
+    parts = _parts(pipeline)
+    for concept in concepts:
+        _check_base(concept, parts)
+    scales = {concept.token: _scale(strength, concept.token) for concept in concepts}
+    if isinstance(strength, Mapping) and (unknown := strength.keys() - scales.keys()):
+        raise TokenError(f"strength names {', '.join(sorted(unknown))}, but the words are {', '.join(scales)}.")
+    loaded = Loaded(pipeline, concepts)
+    try:
+        for concept in concepts:
+            for part in parts:
+                loaded.hold(part, concept, scales[concept.token])
+    except BaseException:
+        loaded.unload()
+        raise
+    return loaded
+
+
+def lend(pipeline: Any, *words: Source | Mapping[str, Source], strength: float | Mapping[str, float] = 1.0) -> Any:
+    """Return a pipeline for one request: of the same weights, with a scheduler and words of its own. See `load`.
+
+    The pipeline itself does not learn the words, so requests in several threads can each have theirs, under the same
+    tokens if they like. They are given back when nobody holds the returned pipeline any more.
+    """
+    own = copy.copy(pipeline)
+    for name, _ in PAIRS:  # words that the pipeline has already stay there, and are known here too
+        if isinstance(tokenizer := getattr(own, name, None), _Lending):
+            own.__dict__[name] = copy.copy(tokenizer)
+            own.__dict__[name].__dict__["words"] = tokenizer.words.copy()
+    own.__dict__["scheduler"] = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    loaded = load(own, *words, strength=strength)
+    own.__dict__["words"] = loaded.tokens
+    weakref.finalize(own, _give_back, loaded.held)
+    return own
+
+
+class Loaded:
+    """Words that a pipeline has been lent; unloads them at the end of a `with` block."""
+
+    def __init__(self, pipeline: Any, concepts: Sequence[Concept]) -> None:
+        self._pipeline = weakref.ref(pipeline)
+        self.tokens = [concept.token for concept in concepts]
+        """How prompts call the words."""
+        self.held: list[_Held] = []
+        """What is to be given back."""
+
+    def hold(self, part: _Part, concept: Concept, scale: float) -> None:
+        """Lend one word to one text encoder."""
+        pipeline = self._pipeline()
+        assert pipeline is not None
+        tokenizer = _lending(getattr(pipeline, part.tokenizer_name), part)
+        with _LOCK:
+            tokenizer.words.check(concept.token, concept.num_vectors)
+            rows = concept.rows[part.encoder] * np.float32(scale)
+            lender, ids = lending.lend(part.text_encoder, tokenizer.eos_token_id, rows)
+            tokenizer.words.lend(concept.token, concept.num_vectors, ids)
+        self.held.append(_Held(tokenizer.words, concept.token, lender, ids))
+        pipeline.__dict__[part.tokenizer_name] = tokenizer  # past diffusers' setter, which records classes
+
+    def unload(self) -> None:
+        """Give every word back; the pipeline is what it was before. Doing so again does nothing."""
+        _give_back(self.held)
+        pipeline = self._pipeline()
+        for name, _ in PAIRS if pipeline is not None else ():
+            tokenizer = getattr(pipeline, name, None)
+            if isinstance(tokenizer, _Lending) and not tokenizer.words.rows_lent:
+                pipeline.__dict__[name] = tokenizer.lent_by
+
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unload()
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A word that one text encoder has been lent."""
+
+    words: Words
+    token: str
+    lender: lending.Lender
+    ids: Sequence[int]
+
+
+def _give_back(held: list[_Held]) -> None:
+    while held:
+        one = held.pop()
+        with _LOCK:
+            one.words.give_back(one.token)
+            lending.give_back(one.lender, one.ids)
+
+
+# What is lent
+
+
+def _concepts(words: Sequence[Source | Mapping[str, Source]]) -> Iterator[Concept]:
+    for word in words:
+        named = word.items() if isinstance(word, Mapping) else [(None, word)]
+        for token, source in named:
+            if not isinstance(source, Concept):
+                yield formats.read(formats.fetched(source), token=token)
+            else:
+                yield source if token is None else _renamed(source, token)
+
+
+def _renamed(concept: Concept, token: str) -> Concept:
+    return Concept(token, concept.rows, concept.property, concept.base, concept.steps, concept.metadata)
+
+
+def _scale(strength: float | Mapping[str, float], token: str) -> float:
+    scale = strength.get(token, 1.0) if isinstance(strength, Mapping) else strength
+    if not np.isfinite(scale):
+        raise TokenError(f"The strength of {token!r} must be a number, not {scale}.")
+    return float(scale)
+
+
+# To whom
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A text encoder of a pipeline with its tokenizer."""
+
+    encoder: str
+    """What embedding files call it."""
+    tokenizer_name: str
+    tokenizer: Any
+    text_encoder: Any
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        return self.text_encoder.get_input_embeddings().embedding_dim
+
+
+def _parts(pipeline: Any) -> list[_Part]:
+    """Return the text encoders that a pipeline has loaded; TokenError if it reads prompts in another way."""
+    parts: list[_Part] = []
+    several = hasattr(pipeline, "text_encoder_2")
+    for i, (words, name) in enumerate(PAIRS):
+        tokenizer, text_encoder = getattr(pipeline, words, None), getattr(pipeline, name, None)
+        if tokenizer is None or text_encoder is None:
+            continue
+        if text_encoder.config.model_type not in ("clip_text_model", "clip"):
+            raise TokenError(
+                f"This pipeline reads prompts with a {type(text_encoder).__name__} too, which words cannot be lent to "
+                "yet; those of Stable Diffusion 1.x, 2.x and XL can."
+            )
+        width = text_encoder.get_input_embeddings().embedding_dim
+        encoder = ("clip_l", "clip_g", "t5")[i] if several else encoder_of_width(width)
+        parts.append(_Part(encoder, words, tokenizer, text_encoder))
+    if not parts:
+        raise TokenError(
+            f"This {type(pipeline).__name__} has no tokenizer and text encoder to lend words to; load it with both."
+        )
+    return parts
+
+
+def _check_base(concept: Concept, parts: Sequence[_Part]) -> None:
+    """Raise TokenError if a word is for another base than a pipeline's."""
+    wanted = {part.encoder: part.width for part in parts}
+    has = {encoder: rows.shape[1] for encoder, rows in concept.rows.items()}
+    is_half = wanted.keys() == {"clip_g"} and wanted.items() <= has.items()  # an SDXL refiner has the second alone
+    if wanted == has or is_half:
+        return
+    kinds = [families.of_word(blocks) for blocks in (has, wanted)]
+    for_base, this = (kind[1] if kind else "a base of another kind" for kind in kinds)
+    trained = f", learned on {concept.base!r}" if concept.base else ""
+    raise TokenError(
+        f"{concept.token!r} is a word for {for_base} ({_told(has)}){trained}, "
+        f"but this pipeline is {this} ({_told(wanted)}); load the base that the word is for."
+    )
+
+
+def _told(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{encoder} of width {width}" for encoder, width in widths.items())
+
+
+# How prompts are read
+
+_LOCK = threading.RLock()
+"""Held while words change and while a tokenizer works: transformers' are not made for several threads."""
+_PRIVATE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+"""Copies of tokenizers that only we use."""
+PLAIN_OPTIONS = {"add_special_tokens", "padding", "truncation", "max_length", "return_tensors", "padding_side"}
+PLAIN_OPTIONS |= {"return_attention_mask", "pad_to_multiple_of", "verbose"}
+
+
+class _Lending:
+    """Over a tokenizer's own class: prompts with learned words are read by ids, all others as they were."""
+
+    words: Words
+    lent_by: Any
+    """The pipeline's own tokenizer."""
+
+    def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
+        tokenizer: Any = super()
+        with _LOCK:
+            texts = [text] if isinstance(text, str) else text
+            known = isinstance(texts, (list, tuple)) and all(isinstance(one, str) for one in texts)
+            read = [self.words.expand(one) for one in texts] if known and not args else []
+            if not any(spans for _, spans in read):
+                return tokenizer.__call__(text, *args, **options)
+            if unknown := sorted(name for name in options.keys() - PLAIN_OPTIONS if options[name]):
+                raise TokenError(
+                    f"Prompts with learned words are read without {', '.join(unknown)}; leave these options out."
+                )
+            rows = [self._whole(one, body, spans, options) for one, (body, spans) in zip(texts, read, strict=True)]
+            names = ("max_length", "return_tensors", "padding_side", "return_attention_mask", "pad_to_multiple_of")
+            more = {name: options[name] for name in names if options.get(name) is not None}
+            if isinstance(text, str) and "return_tensors" not in more:
+                rows = rows[0]
+            return tokenizer.pad({"input_ids": rows}, padding=options.get("padding", False), **more)
+
+    def _encode_plus(self, *args: Any, **options: Any) -> Any:
+        """Through this go all of a tokenizer's ways to read text."""
+        tokenizer: Any = super()
+        with _LOCK:
+            return tokenizer._encode_plus(*args, **options)
+
+    def _whole(self, text: str, body: list[int], spans: Sequence[Any], options: Mapping[str, Any]) -> list[int]:
+        """Return a prompt's ids with start and end, cut if that is asked for; says which words the cut falls into."""
+        tokenizer: Any = self
+        ends = 2 if options.get("add_special_tokens", True) else 0
+        if options.get("truncation"):
+            room = (options.get("max_length") or tokenizer.model_max_length) - ends
+            cut = [span.word for span in spans if span.end > room]
+            if cut:
+                log.warning("Cut off at %d tokens: %s in %r", room + ends, ", ".join(cut), text)
+            body = body[:room]
+        return [tokenizer.bos_token_id, *body, tokenizer.eos_token_id] if ends else body
+
+    def decode(self, token_ids: Any, *args: Any, **options: Any) -> Any:
+        """Return ids as text, learned rows by their words' tokens."""
+        tokenizer: Any = super()
+        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        if ids and isinstance(ids, list) and isinstance(ids[0], list):
+            return [self.decode(own, *args, **options) for own in ids]
+        with _LOCK:
+            if isinstance(ids, int) or all(i < self.words.size for i in ids):
+                return tokenizer.decode(token_ids, *args, **options)
+            names, pieces, plain = self.words.tokens_by_id, [], []
+            for i in [*ids, None]:
+                if i is not None and i < self.words.size:
+                    plain.append(i)
+                    continue
+                pieces += [tokenizer.decode(plain, *args, **options)] if plain else []
+                pieces += [names.get(i, "")] if i is not None else []
+                plain = []
+            return " ".join(pieces)
+
+    def batch_decode(self, sequences: Any, *args: Any, **options: Any) -> list[str]:
+        """Return each of several sequences of ids as text."""
+        return [self.decode(ids, *args, **options) for ids in sequences]
+
+
+def _lending(own: Any, part: _Part) -> Any:
+    """Return the tokenizer that reads words in place of a pipeline's own: it itself if it can, or one over a copy."""
+    if isinstance(own, _Lending):
+        return own
+    with _LOCK:
+        private = _PRIVATE.get(own)
+        if private is None or len(private) != len(own):  # tokens were added to it since
+            private = _PRIVATE[own] = copy.deepcopy(own)
+        tokenizer = copy.copy(private)
+        tokenizer.__class__ = _over(type(private))
+        size = part.text_encoder.get_input_embeddings().num_embeddings
+        tokenizer.__dict__ |= {"words": Words(private, size), "lent_by": own}
+        return tokenizer
+
+
+@functools.cache
+def _over(kind: type) -> type:
+    """Return a tokenizer's class with `_Lending` over it, under its own name, by which it is saved."""
+    return type(kind.__name__, (_Lending, kind), {"__module__": kind.__module__})
