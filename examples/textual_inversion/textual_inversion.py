@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import get_args
 
 from pseudoword import watch
 from pseudoword.errors import Interrupted, PseudowordError, RecipeError
+from pseudoword.formats import SECOND_IN_FOLDER
 from pseudoword.interruption import carry_out
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import (
@@ -37,10 +39,15 @@ from pseudoword.recipe import (
 SCHEDULERS, PRECISIONS, TRACKERS = get_args(LrScheduler), get_args(Precision), get_args(Tracker)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out the guide's command line and return its exit code. Only the main process prints."""
+def main(
+    arguments: Sequence[str] | None = None, make_parser: Callable[[], argparse.ArgumentParser] | None = None
+) -> int:
+    """Carry out the guide's command line and return its exit code. Only the main process prints.
+
+    `make_parser` gives another script's flags; what that has none of takes the defaults of this one's.
+    """
     try:
-        args = parse_args(arguments)
+        args = parse_args(arguments, (make_parser or parser)())
         recipe = recipe_of(args)
         if arguments is None and args.hub_token is not None:
             hide_token(args.hub_token)
@@ -98,10 +105,12 @@ def learn(recipe: Recipe, resume: str | None, hub_token: str | None) -> None:
 def where(recipe: Recipe) -> str:
     """Return a sentence on where the word is, and the line of diffusers that loads it."""
     [concept], folder = recipe.concepts, recipe.output.folder
-    pipeline = f"\nThe whole pipeline is there too: StableDiffusionPipeline.from_pretrained({folder!r})"
+    several = any(Path(folder, name).is_file() for name in SECOND_IN_FOLDER)  # text encoders, as SDXL has
+    loading = f"pseudoword.load(pipeline, {folder!r})" if several else f"pipeline.load_textual_inversion({folder!r})"
+    kind = "StableDiffusionXLPipeline" if several else "StableDiffusionPipeline"
+    pipeline = f"\nThe whole pipeline is there too: {kind}.from_pretrained({folder!r})"
     return (
-        f"The word {concept.token} is in {folder}. "
-        f"In diffusers: pipeline.load_textual_inversion({folder!r})"
+        f"The word {concept.token} is in {folder}. In diffusers: {loading}"
         f"{pipeline if recipe.output.full_pipeline else ''}"
     )
 
@@ -129,6 +138,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
             revision=args.revision,
             variant=args.variant,
             tokenizer=args.tokenizer_name,
+            vae=args.pretrained_vae_model_name_or_path,
         ),
         method=ClassicOptions(args.adam_beta1, args.adam_beta2, args.adam_weight_decay, args.adam_epsilon),
         data=Data(
@@ -179,13 +189,15 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     )
 
 
-def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(
+    arguments: Sequence[str] | None = None, reader: argparse.ArgumentParser | None = None
+) -> argparse.Namespace:
     """Read a command line. RecipeError if it asks for what cannot be done.
 
     Two defaults depend on what else was given: without `max_train_steps` a given `num_train_epochs` sets the length
     (`max_train_steps` is then None), and without `mixed_precision` Accelerate's configuration does.
     """
-    reader = parser()
+    reader = reader or parser()
     args = reader.parse_args(arguments)
     # Read again over blanks: whatever is not None afterwards was on the command line.
     over_blanks = reader.parse_args(arguments, argparse.Namespace(**dict.fromkeys(vars(args))))
@@ -286,6 +298,10 @@ def _base(flags: Flags) -> None:
     flags.add_argument(
         "--config",
         help="with such a file: folder in diffusers layout, or Hub id, of a base like it; our own flag",
+    )
+    flags.add_argument(
+        "--pretrained_vae_model_name_or_path",
+        help="folder, file or Hub id of a VAE to use instead of the model's own; our own flag",
     )
     flags.add_argument("--revision", help="branch, tag or commit on the Hub")
     flags.add_argument("--variant", help="variant of the weight files, such as fp16")

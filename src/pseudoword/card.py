@@ -60,16 +60,26 @@ def card(
 {_summary(concept, batch)}
 {_shown(picture)}
 ```python
-from diffusers import {pipeline}
+{_imported(concept)}from diffusers import {pipeline}
 
 pipeline = {pipeline}.{"from_single_file" if is_file else "from_pretrained"}({json.dumps(base or place)})
-pipeline.load_textual_inversion("path/to/this/folder")  # or this repository's name on the Hub
+{_loading(concept)}  # or this repository's name on the Hub
 pipeline({json.dumps(own_prompt, ensure_ascii=False)}{clip_skip}).images[0].save("picture.png")
 ```
 
 | file | for |
 |---|---|
 {_files(folder)}"""
+
+
+def _imported(concept: Concept) -> str:
+    return "" if len(concept.rows) == 1 else "import pseudoword  # pip install pseudoword\n"
+
+
+def _loading(concept: Concept) -> str:
+    """Return the call that loads a word: diffusers' own takes files of one text encoder only."""
+    call = "pipeline.load_textual_inversion(" if len(concept.rows) == 1 else "pseudoword.load(pipeline, "
+    return f'{call}"path/to/this/folder")'
 
 
 def picture_in(folder: Path) -> str | None:
@@ -122,9 +132,11 @@ def _shown(picture: str | None) -> str:
 def _files(folder: Path) -> str:
     """Return the lines of the table of the word's files."""
     present = formats.files_in(folder)
+    several = any(name in formats.SECOND_IN_FOLDER for name in present)
+    how = "`pseudoword.load`" if several else "`load_textual_inversion`"
     exports = [f"exports/{path.name}" for path in formats.exports_in(folder)]
     lines = [
-        (present, "diffusers, with `load_textual_inversion`"),
+        (present, f"diffusers, with {how}"),
         (
             exports,
             "A1111, Forge, ComfyUI, InvokeAI: put it with their embeddings; there you call the word by its file's name",

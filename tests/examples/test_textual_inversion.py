@@ -19,7 +19,7 @@ from tests.examples.guide import GUIDE, REQUIRED, Argv, Learn, Refused
 
 def test_flags_and_defaults_are_the_guides(script: ModuleType, argv: Argv):
     args = script.parse_args(argv())
-    assert vars(args).keys() == {*GUIDE, "only_save_embeds", "config"}
+    assert vars(args).keys() == {*GUIDE, "only_save_embeds", "config", "pretrained_vae_model_name_or_path"}
     assert {name: vars(args)[name] for name in GUIDE if name not in REQUIRED} == {
         name: default for name, default in GUIDE.items() if name not in REQUIRED
     }
