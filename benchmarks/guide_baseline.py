@@ -7,7 +7,7 @@ they leave on the way are then scored alike, by the toybox's answer key, on pict
 is done is not trained again, so the command goes on where it was stopped. Clone diffusers beside the project; its
 script is run as it is. Where torchvision is not installed it finds the one transform that it imports in a stand-in.
 
-The words themselves are kept beside the results (guide-baseline.safetensors, 60 kB). A run in that file is not trained
+The words themselves are kept beside the results (guide-baseline.safetensors, 90 kB). A run in that file is not trained
 if its base, its flags and, for the guide's, the script are the present ones: scores can be measured again in minutes.
 Our words are of the version told there; with --anew pseudoword a later version is held to the guide's script.
 

@@ -65,6 +65,22 @@ def test_the_stand_in_mirrors_as_often_as_asked():
     np.testing.assert_array_equal(mirrored[1], np.array(picture)[:, ::-1])
 
 
+def test_what_lending_costs_is_measured_small_too(tmp_path: Path):
+    run(BENCHMARKS / "lending.py", "--small", "--rounds", "2", "--output", tmp_path / "lending.json")
+    told = json.loads((tmp_path / "lending.json").read_text())
+    for name in ("sd15", "sdxl"):
+        assert told[name]["ratio"]["median"] > 0
+        assert told[name]["load_and_unload_seconds"] > 0
+
+
+def test_what_checkpointing_saves_is_measured_small_too(tmp_path: Path):
+    run(BENCHMARKS / "xl_memory.py", "--small", "--resolution", "256", "--output", tmp_path / "memory.json")
+    told = json.loads((tmp_path / "memory.json").read_text())
+    assert told["kept"]["gradient"] == pytest.approx(told["checkpointed"]["gradient"], rel=0.05)
+    assert min(told["kept"]["gradient"]) > 0
+    assert told["kept"]["activations_mib"] > 0
+
+
 @pytest.mark.slow
 def test_the_baseline_of_a_script_against_itself_and_again_from_its_words(tmp_path: Path):
     asked = [BENCHMARKS / "guide_baseline.py", "--script", OURS, "--concepts", "gold-ring", "--seeds", "0", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import torch
 from PIL import Image
 
 from pseudoword import Concept, cli
+from pseudoword.data import images
+from pseudoword.data.framing import Framing
 from pseudoword.errors import TokenError
+from pseudoword.families import FAMILIES, part
 from pseudoword.families.sd.torch import StableDiffusion
-from pseudoword.generate import Sampling, generate, load
+from pseudoword.generate import Redraw, Sampling, generate, load
 from pseudoword.recipe import BaseModel
 from pseudoword.sheets import grid
 from tests.miniatures import TOKEN, hashes
@@ -113,6 +117,56 @@ def test_one_picture_says_how_it_was_made(
         assert picture.info["prompt"] == f"a {TOKEN}"
         assert picture.info["negative_prompt"] == "a dog"
         assert picture.info["seed"] == "3"
+        assert picture.info["sampler"] == "dpm++, 2 steps, guidance 7.5"
+        digest = hashlib.sha256(saved.read_bytes()).hexdigest()[:16]
+        assert picture.info["embeds"] == f"{saved} (sha256 {digest})"
+
+
+def test_prompts_come_from_a_file_too(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a dog\n\n  a fish  \n", encoding="utf-8-sig")
+    options = ["--prompt", "a toy", "--prompt-file", str(tmp_path / "prompts.txt"), "--output", str(tmp_path / "out")]
+    assert command("--model", str(base), *options) == 0
+    told = [Image.open(tmp_path / "out" / f"{i}.png").info["prompt"] for i in range(3)]
+    assert told == ["a toy", "a dog", "a fish"]
+
+
+def test_words_have_strengths(base: Path, saved: Path, word: Concept, tmp_path: Path) -> None:
+    half = Concept("<half>", {"clip_l": word.rows["clip_l"] * np.float32(0.5)}).save(tmp_path / "half.safetensors")
+    made = {}
+    for name, files, token, strength in (
+        ("own", [half], "<half>", []),
+        ("scaled", [saved], TOKEN, ["--strength", "0.5"]),
+        ("each", [saved, half], TOKEN, ["--strength", "0.5", "2"]),
+    ):
+        embeds, output = ["--embeds", *map(str, files)], str(tmp_path / f"{name}.png")
+        assert command("--model", str(base), *embeds, "--prompt", f"a {token}", "--output", output, *strength) == 0
+        made[name] = Image.open(output).tobytes()
+    assert made["own"] == made["scaled"] == made["each"]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_picture_may_be_drawn_anew(name: str, tmp_path: Path) -> None:
+    own = str(part(name, "miniature").write(tmp_path / "base"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 40, 3), dtype=np.uint8)).save(tmp_path / "in.png")
+    made = {}
+    for strength in ("0.5", "1.0"):
+        output = str(tmp_path / f"{strength}.png")
+        options = ["--image", str(tmp_path / "in.png"), "--image-strength", strength, "--output", output]
+        assert command("--model", own, "--prompt", "a toy", *options) == 0
+        with Image.open(output) as picture:
+            assert picture.size == (16, 16)
+            assert picture.info["image"] == f"in.png, {float(strength):g} drawn anew"
+            made[strength] = np.asarray(picture.convert("RGB"), dtype=float)
+    family = load(BaseModel(own))
+    kept = generate(family, [], ["a toy"], sampling=FAST, redraw=Redraw(Image.open(tmp_path / "in.png"), 0.5))[0]
+    assert np.array_equal(np.asarray(kept), made["0.5"])
+    [plain] = generate(family, [], ["a toy"], sampling=FAST)
+    pixels = images.pixels(Framing(16).frames((40, 24))[0].cut(Image.open(tmp_path / "in.png")), False)
+    mean = torch.from_numpy(family.encode_images(pixels[None])[0])
+    [through] = family.decode(family.latents(mean, torch.zeros_like(mean), mean))
+    distance = {strength: np.abs(np.asarray(through, dtype=float) - own).mean() for strength, own in made.items()}
+    assert distance["0.5"] < distance["1.0"], "less drawn anew is nearer to the picture"
+    assert np.abs(np.asarray(plain, dtype=float) - made["0.5"]).mean() > 1
 
 
 def test_several_pictures_are_numbered_or_laid_out(base: Path, tmp_path: Path) -> None:
@@ -143,10 +197,16 @@ def test_a_resolution_of_ones_own(base: Path, tmp_path: Path) -> None:
         (["--output", "picture.jpeg"], "--output must be a .png or a folder, not 'picture.jpeg'"),
         (["--resolution", "17"], "resolution must be a multiple of 8 for this base, but is 17"),
         (["--embeds", "missing.safetensors"], "There is no file 'missing.safetensors'"),
+        (["--strength", "1", "2"], "--strength needs one number, or one for each of the 0 --embeds."),
+        (["--strength", "nan"], "--strength 0 must be a number, not nan"),
+        (["--prompt-file", "gone.txt"], "Cannot read the prompts in 'gone.txt'"),
+        (["--image", "gone.png"], "Cannot read the picture 'gone.png'"),
+        (["--image", "IMAGE", "--image-strength", "0.1"], "The strength with which a picture is drawn anew must be ab"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(
-    base: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
+    base: Path, pictures: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
 ) -> None:
-    assert command("--model", str(base), "--prompt", "a toy", *options) == 1
+    given = [str(pictures / "0.png") if word == "IMAGE" else word for word in options]
+    assert command("--model", str(base), "--prompt", "a toy", *given) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")

@@ -163,8 +163,11 @@ class Family(Protocol):
 
     # Beyond training, with diffusers
 
-    def pipeline(self, sampler: Sampler = "dpm++") -> Any:
-        """Return a diffusers pipeline of these very modules with one of the samplers, for `prompt_inputs` alone."""
+    def pipeline(self, sampler: Sampler = "dpm++", *, redraws: bool = False) -> Any:
+        """Return a diffusers pipeline of these very modules with one of the samplers, for `prompt_inputs` alone.
+
+        One that `redraws` starts from latents, its argument `image`, instead of noise alone.
+        """
         ...
 
     def decode(self, latents: Any) -> list[Image.Image]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,6 +12,8 @@ from PIL import Image
 from pseudoword import families, toybox
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
+from pseudoword.data import images
+from pseudoword.data.framing import Framing
 from pseudoword.errors import OutOfMemory, RecipeError
 from pseudoword.families import memory
 from pseudoword.families.locate import locate
@@ -32,6 +35,16 @@ class Sampling:
     """Whose steps; DPM-Solver++ 2M needs few."""
     resolution: int | None = None
     """Side of the picture in pixels; by default the model's own."""
+
+
+@dataclass(frozen=True)
+class Redraw:
+    """A picture to start from, instead of noise alone (SDEdit, Meng et al. 2022)."""
+
+    image: Image.Image
+    """Its centre is cut to the resolution's square."""
+    strength: float = 0.6
+    """How much of it is drawn anew, from 0 (nothing) to 1."""
 
 
 def load(base: BaseModel) -> Family:
@@ -58,6 +71,7 @@ def generate(
     sampling: Sampling | None = None,
     seeds: Sequence[int] | None = None,
     batch_size: int = 1,
+    redraw: Redraw | None = None,
 ) -> list[Image.Image]:
     """Return a picture for each prompt; concepts' tokens work in prompts and in the negative prompt alike.
 
@@ -65,7 +79,7 @@ def generate(
     The base is as it was afterwards. TokenError if a concept is for another base or its token is taken.
     """
     with lent_words(family.vocabularies, concepts) as rows:
-        return sample(family, rows, prompts, negative_prompt, sampling or Sampling(), seeds, batch_size)
+        return sample(family, rows, prompts, negative_prompt, sampling or Sampling(), seeds, batch_size, redraw)
 
 
 def sample(
@@ -76,6 +90,7 @@ def sample(
     sampling: Sampling,
     seeds: Sequence[int] | None = None,
     batch_size: int = 1,
+    redraw: Redraw | None = None,
 ) -> list[Image.Image]:
     """Return a picture for each prompt, with words that are lent to the family's vocabularies already.
 
@@ -88,7 +103,8 @@ def sample(
     if side % multiple:
         raise RecipeError(f"resolution must be a multiple of {multiple} for this base, but is {side}.")
     seeds = seeds or [sampling.seed + i for i in range(len(prompts))]
-    pipeline = family.pipeline(sampling.sampler)
+    start = _start(family, redraw, sampling, side) if redraw else {"height": side, "width": side}
+    pipeline = family.pipeline(sampling.sampler, redraws=redraw is not None)
     pipeline.set_progress_bar_config(disable=True)
 
     def some(chosen: slice) -> list[Image.Image]:
@@ -102,8 +118,7 @@ def sample(
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds[chosen]],
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance_scale,
-            height=side,
-            width=side,
+            **start,
             output_type="latent",
         ).images
         return family.decode(latents)
@@ -127,3 +142,16 @@ def sample(
             batch_size //= 2
             memory.empty_cache()
     return pictures
+
+
+def _start(family: Family, redraw: Redraw, sampling: Sampling, side: int) -> dict[str, Any]:
+    """Return the pipeline's arguments that start from a picture: the mean of its latents, scaled, and the strength."""
+    if not 0 < redraw.strength <= 1 or round(sampling.steps * redraw.strength) < 1:
+        raise RecipeError(
+            f"The strength with which a picture is drawn anew must be above 0, up to 1, and leave at least one of the "
+            f"{sampling.steps} steps, but is {redraw.strength:g}."
+        )
+    [frame] = Framing(side).frames(redraw.image.size)
+    mean, _ = family.encode_images(images.pixels(frame.cut(redraw.image.convert("RGB")), False)[None])
+    latents = torch.from_numpy(mean)
+    return {"image": family.latents(latents, torch.zeros_like(latents), latents), "strength": redraw.strength}

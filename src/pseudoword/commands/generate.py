@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.settings import at_least, check_seed, finite
+
+if TYPE_CHECKING:
+    from pseudoword.concept import Concept
+    from pseudoword.generate import Redraw
 
 EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
 
@@ -21,10 +26,14 @@ class Options:
     """Make pictures with learned words in the prompt."""
 
     base: BaseModel
-    prompt: tuple[str, ...]
+    prompt: tuple[str, ...] = ()
     """One or more prompts; learned words are written as their placeholder tokens."""
+    prompt_file: Optional[Path] = None
+    """A text file with a prompt on each line, after those of --prompt."""
     embeds: tuple[str, ...] = ()
     """Embedding files, folders of runs, or Hub ids (owner/name, or owner/name/file), of the words to lend."""
+    strength: tuple[float, ...] = ()
+    """How strong words are, 1 as they were learned: one number for all, or one for each of --embeds."""
     negative_prompt: str = ""
     """What the pictures should not be; learned words work here too."""
     num_images: int = 1
@@ -39,6 +48,10 @@ class Options:
     """Weight of the prompt against the negative prompt; 1 turns guidance off."""
     resolution: int = 0
     """Side of the pictures in pixels; 0 is the model's own."""
+    image: Optional[Path] = None
+    """A picture to start from, instead of noise alone."""
+    image_strength: float = 0.6
+    """How much of --image is drawn anew, from 0 to 1."""
     output: Path = field(default_factory=lambda: Path("picture.png"))
     """A .png for one picture or a grid; several pictures are numbered, or go into this folder."""
     grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -62,9 +75,12 @@ def run(arguments: Sequence[str]) -> int:
     watch.show_messages()
     from pseudoword import formats, generate, sheets
 
-    concepts = [formats.read(formats.fetched(path)) for path in options.embeds]
+    asked = _prompts(options)
+    files = [formats.fetched(path) for path in options.embeds]
+    concepts = [_scaled(formats.read(file), scale) for file, scale in zip(files, _strengths(options), strict=True)]
+    redraw = _redraw(options)
     family = generate.load(options.base)
-    prompts, seeds = generate.repeated(options.prompt, options.num_images, options.seed)
+    prompts, seeds = generate.repeated(asked, options.num_images, options.seed)
     sampling = generate.Sampling(
         seed=options.seed,
         steps=options.num_inference_steps,
@@ -73,21 +89,84 @@ def run(arguments: Sequence[str]) -> int:
         resolution=options.resolution or None,
     )
     pictures = generate.generate(
-        family, concepts, prompts, negative_prompt=options.negative_prompt, sampling=sampling, seeds=seeds
+        family,
+        concepts,
+        prompts,
+        negative_prompt=options.negative_prompt,
+        sampling=sampling,
+        seeds=seeds,
+        redraw=redraw,
     )
     told = [{"prompt": prompt, "seed": str(seed)} for prompt, seed in zip(prompts, seeds, strict=True)]
     if options.grid:
         pictures = [sheets.grid(pictures, options.num_images)]
-        told = [{"prompt": "\n".join(options.prompt), "seed": str(options.seed)}]
-    more = {"negative_prompt": options.negative_prompt, "base": options.base.model, "embeds": ", ".join(options.embeds)}
+        told = [{"prompt": "\n".join(asked), "seed": str(options.seed)}]
+    more = _told(options, files)
     for picture, path, own in zip(pictures, _paths(output, len(pictures)), told, strict=True):
         print(sheets.save(picture, path, {**own, **{k: v for k, v in more.items() if v}}))
     return 0
 
 
+def _prompts(options: Options) -> list[str]:
+    """Return the prompts of the command line and of the file."""
+    lines: list[str] = []
+    if options.prompt_file is not None:
+        try:
+            lines = options.prompt_file.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"Cannot read the prompts in {str(options.prompt_file)!r}: {error}.") from error
+    prompts = [*options.prompt, *(line.strip() for line in lines if line.strip())]
+    if not prompts:
+        raise RecipeError("--prompt, or the file of --prompt-file, needs at least one prompt.")
+    return prompts
+
+
+def _strengths(options: Options) -> Sequence[float]:
+    count = len(options.embeds)
+    if len(options.strength) not in (0, 1, count):
+        raise RecipeError(f"--strength needs one number, or one for each of the {count} --embeds.")
+    return options.strength if len(options.strength) == count else (*(options.strength or (1.0,)),) * count
+
+
+def _scaled(concept: Concept, scale: float) -> Concept:
+    """Return a word whose rows are scaled."""
+    return replace(concept, rows={encoder: rows * scale for encoder, rows in concept.rows.items()})
+
+
+def _redraw(options: Options) -> Redraw | None:
+    """Return the picture to start from, if there is one; RecipeError if it cannot be read."""
+    if options.image is None:
+        return None
+    from pseudoword.data import images
+    from pseudoword.errors import first_line
+    from pseudoword.generate import Redraw
+
+    try:
+        return Redraw(images.read_rgb(options.image.expanduser()), options.image_strength)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"Cannot read the picture {str(options.image)!r}: {first_line(error)}.") from error
+
+
+def _told(options: Options, files: Sequence[Path]) -> dict[str, str]:
+    """Return what all pictures say of how they were made, besides their prompt and seed."""
+    from pseudoword import formats
+
+    hashes = [hashlib.sha256(formats.find(file).read_bytes()).hexdigest()[:16] for file in files]
+    words = [f"{name} (sha256 {told})" for name, told in zip(options.embeds, hashes, strict=True)]
+    return {
+        "negative_prompt": options.negative_prompt,
+        "base": options.base.model,
+        "embeds": ", ".join(words),
+        "strength": " ".join(f"{scale:g}" for scale in options.strength),
+        "sampler": f"{options.sampler}, {options.num_inference_steps} steps, guidance {options.guidance_scale:g}",
+        "image": f"{options.image.name}, {options.image_strength:g} drawn anew" if options.image else "",
+    }
+
+
 def _check(options: Options) -> None:
-    if not options.prompt:
-        raise RecipeError("--prompt needs at least one prompt.")
+    if not options.prompt and options.prompt_file is None:
+        raise RecipeError("--prompt needs at least one prompt, or --prompt-file a file with some.")
+    finite(**{f"--strength {i}": scale for i, scale in enumerate(options.strength)})
     at_least(1, **{"--num-images": options.num_images, "--num-inference-steps": options.num_inference_steps})
     check_seed(**{"--seed": options.seed})
     finite(**{"--guidance-scale": options.guidance_scale})

@@ -53,6 +53,8 @@ class LatentDiffusion(ABC):
     texts: ClassVar[Mapping[str, tuple[str, Any]]]
     """The pipeline's folder of each text encoder, with that of its tokenizer and its class."""
     pipeline_class: ClassVar[Any]
+    redraw_class: ClassVar[Any]
+    """The pipeline that starts from a picture."""
 
     def __init__(
         self,
@@ -196,10 +198,10 @@ class LatentDiffusion(ABC):
 
     @torch.no_grad()
     def encode_images(self, pixels: Float[np.ndarray, "batch 3 high wide"]) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation of the latents, in fp32 (the VAE's own posterior)."""
-        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.vae.device, torch.float32)
+        """Return mean and standard deviation of the latents (the VAE's own posterior), computed in its precision."""
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.vae.device, self.vae.dtype)
         posterior = self.vae.encode(values).latent_dist
-        return posterior.mean.cpu().numpy(), posterior.std.cpu().numpy()
+        return posterior.mean.float().cpu().numpy(), posterior.std.float().cpu().numpy()
 
     def latents(self, mean: Latents, std: Latents, posterior: Latents) -> Latents:
         """Return latents sampled from their moments, scaled for the UNet."""
@@ -264,13 +266,14 @@ class LatentDiffusion(ABC):
         """Return the pipeline's arguments that leave out safety checkers and watermarks."""
         return {}
 
-    def pipeline(self, sampler: Sampler = "dpm++") -> Any:
+    def pipeline(self, sampler: Sampler = "dpm++", *, redraws: bool = False) -> Any:
         """Return a diffusers pipeline of these very modules with one of the samplers, for `prompt_inputs` alone.
 
-        It has no text encoder: diffusers would cast prompts to that one's precision, and the UNet's may be another.
+        One that `redraws` starts from latents, its argument `image`, instead of noise alone. It has no text encoder:
+        diffusers would cast prompts to that one's precision, and the UNet's may be another.
         """
         nothing = dict.fromkeys([name for text, (words, _) in self.texts.items() for name in (words, text)])
-        return self.pipeline_class(
+        return (self.redraw_class if redraws else self.pipeline_class)(
             **nothing,
             vae=self.vae,
             unet=self.unet,

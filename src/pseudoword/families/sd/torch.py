@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from transformers import CLIPTextModel
 
@@ -24,6 +24,7 @@ class StableDiffusion(LatentDiffusion):
     kind = facts.KIND
     texts: ClassVar = {"text_encoder": ("tokenizer", CLIPTextModel)}
     pipeline_class = StableDiffusionPipeline
+    redraw_class = StableDiffusionImg2ImgPipeline
 
     @staticmethod
     def names_of(widths: Sequence[int]) -> list[str]:

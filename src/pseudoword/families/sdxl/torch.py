@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 from jaxtyping import Float, Int
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -44,6 +44,7 @@ class StableDiffusionXL(LatentDiffusion):
         "text_encoder_2": ("tokenizer_2", CLIPTextModelWithProjection),
     }
     pipeline_class = StableDiffusionXLPipeline
+    redraw_class = StableDiffusionXLImg2ImgPipeline
 
     @staticmethod
     def names_of(widths: Sequence[int]) -> list[str]:
