@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from transformers import CLIPTokenizer
 
 from pseudoword import Concept, Recipe, TextualInversionDataset, train
+from pseudoword.data import items
 from pseudoword.errors import CaptionError
 from pseudoword.families.sd.torch import StableDiffusion
+from pseudoword.families.sdxl import miniature, words
+from pseudoword.recipe import BaseModel
 from tests.miniatures import TOKEN, MakeRecipe, rows_of
 
 
@@ -144,3 +148,60 @@ def test_an_empty_dataset_is_refused(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     with pytest.raises(CaptionError, match="The dataset is empty"):
         list(train(recipe, dataset=Empty(tokenizer_with(recipe, TOKEN), cacheable=False)))
+
+
+class ForTwo:
+    """Items as the guide's script for Stable Diffusion XL reads them."""
+
+    cacheable = True
+
+    def __init__(self, first: Any, second: Any, **more: Any) -> None:
+        self.tokenizer_1, self.tokenizer_2, self.more = first, second, more
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        options = {"padding": "max_length", "truncation": True, "max_length": 77, "return_tensors": "pt"}
+        ids = [t(f"a photo of {TOKEN}", **options).input_ids[0] for t in (self.tokenizer_1, self.tokenizer_2)]
+        pixels = torch.full((3, 16, 16), i / 3)
+        return {"pixel_values": pixels, "input_ids_1": ids[0], "input_ids_2": ids[1], **self.more}
+
+
+@pytest.fixture
+def for_two(make_recipe: MakeRecipe, tmp_path: Path) -> tuple[Recipe, list[Any]]:
+    """A recipe for Stable Diffusion XL, and its tokenizers with the word added."""
+    base = miniature.write(tmp_path / "sdxl")
+    recipe = dataclasses.replace(make_recipe(steps="2"), base=BaseModel(str(base)))
+    tokenizers = [CLIPTokenizer.from_pretrained(base, subfolder=name) for name in ("tokenizer", "tokenizer_2")]
+    for tokenizer in tokenizers:
+        tokenizer.add_tokens([TOKEN])
+    return recipe, tokenizers
+
+
+def test_a_dataset_for_two_text_encoders_has_ids_for_each_and_may_say_where_pictures_were_cut(
+    for_two: tuple[Recipe, list[Any]],
+) -> None:
+    recipe, tokenizers = for_two
+    list(train(recipe, dataset=ForTwo(*tokenizers, original_size=(64, 48), crop_top_left=(3, 5))))
+    vocabularies = words.vocabularies(recipe.base)
+    for vocabulary in vocabularies.values():
+        vocabulary.lend(TOKEN, 1)
+    for more, expected in (
+        ({}, (16, 16, 0, 0, 16, 16)),
+        ({"original_size": (64, 48), "crop_top_left": (3, 5)}, (64, 48, 3, 5, 16, 16)),
+    ):
+        data = ForTwo(*tokenizers, **more)
+        item = items.reader(data, vocabularies, [TOKEN])(data[0])
+        assert item.placement == expected
+        for encoder, vocabulary in vocabularies.items():
+            assert item.ids[encoder].tolist() == vocabulary.encode(f"a photo of {TOKEN}").ids.tolist()
+
+
+def test_a_dataset_for_one_text_encoder_does_not_serve_two(for_two: tuple[Recipe, list[Any]]) -> None:
+    recipe, tokenizers = for_two
+    with pytest.raises(CaptionError, match="must be dicts with `pixel_values` and `input_ids_1` and `input_ids_2`"):
+        list(train(recipe, dataset=Plain(tokenizers[0], cacheable=True)))
+    wrong = ForTwo(*tokenizers, original_size=64)
+    with pytest.raises(CaptionError, match="original_size and crop_top_left must be two numbers each"):
+        list(train(recipe, dataset=wrong))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pseudoword.data.framing import Box, Frame, Framing, buckets
+from pseudoword.data.framing import Box, Frame, Framing, Placement, buckets
 
 
 def noise(width: int, height: int) -> Image.Image:
@@ -108,3 +110,40 @@ def test_a_bucket_is_covered_from_the_centre_and_nothing_is_stretched(width: int
     assert abs((right - left) - ratio * (bottom - top)) <= 0.5 * max(1, ratio) + 1e-9 or min(right, bottom) == 1
     best = min(abs(np.log(w / h / (width / height))) for w, h in buckets(512, 64))
     assert abs(np.log(ratio / (width / height))) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "plain", "mirrored"),
+    [
+        ((400, 200), {}, [(200, 400, 0, 50, 100, 100)], [(200, 400, 0, 50, 100, 100)]),
+        (
+            (400, 200),
+            {"crops": 2},
+            [(200, 400, 0, 0, 100, 100), (200, 400, 0, 100, 100, 100)],
+            [(200, 400, 0, 100, 100, 100), (200, 400, 0, 0, 100, 100)],
+        ),
+        ((200, 600), {"crops": 2}, [(600, 200, 0, 0, 100, 100), (600, 200, 200, 0, 100, 100)], None),
+        ((50, 40), {}, [(40, 50, 0, 12, 100, 100)], None),
+        ((300, 100), {"fit": "squash"}, [(100, 300, 0, 0, 100, 100)], None),
+        ((410, 200), {"fit": "bucket", "multiple": 20}, [(200, 410, 4, 0, 60, 140)], None),
+    ],
+)
+def test_a_placement_is_where_the_frame_lies_in_the_resized_picture(
+    size: tuple[int, int], options: dict[str, Any], plain: list[Placement], mirrored: list[Placement] | None
+):
+    frames = Framing(100, **options).frames(size)
+    assert [frame.placement(size) for frame in frames] == plain
+    assert [frame.placement(size, flipped=True) for frame in frames] == (mirrored or plain)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_placement_finds_the_pixels_of_the_frame(flipped: bool):
+    ramp = np.add.outer(np.arange(200) / 4, np.arange(400) / 2)
+    image = Image.fromarray(np.stack([ramp] * 3, axis=-1).astype(np.uint8))
+    shown = ImageOps.mirror(image) if flipped else image
+    for frame in Framing(100, crops=3).frames(image.size):
+        *_, top, left, high, wide = frame.placement(image.size, flipped=flipped)
+        cut = frame.cut(image)
+        found = shown.resize((200, 100), Image.Resampling.BICUBIC).crop((left, top, left + wide, top + high))
+        expected = ImageOps.mirror(cut) if flipped else cut
+        assert np.abs(np.asarray(found, dtype=int) - np.asarray(expected, dtype=int)).max() <= 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 Tensors = dict[str, torch.Tensor]
 RESNET = {
@@ -27,6 +27,8 @@ UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 OPEN_CLIP = {
@@ -50,6 +52,23 @@ def checkpoint(base: Any, *, open_clip: bool = False) -> Tensors:
     text = {name.removeprefix("text_model."): v for name, v in pipeline.text_encoder.state_dict().items()}
     parts = {
         "cond_stage_model.": open_clip_text(text) if open_clip else clip_text(text),
+        "model.diffusion_model.": unet(pipeline.unet.state_dict(), pipeline.unet.config),
+        "first_stage_model.": vae(pipeline.vae.state_dict()),
+    }
+    return {start + name: value for start, part in parts.items() for name, value in part.items()}
+
+
+def xl_checkpoint(base: Path) -> Tensors:
+    """Return the tensors of a Stable Diffusion XL base as one file holds them."""
+    pipeline: Any = StableDiffusionXLPipeline.from_pretrained(base, add_watermarker=False)
+    first, second = (
+        {name.removeprefix("text_model."): value for name, value in encoder.state_dict().items()}
+        for encoder in (pipeline.text_encoder, pipeline.text_encoder_2)
+    )
+    projection = second.pop("text_projection.weight")
+    parts = {
+        "conditioner.embedders.0.": clip_text(first),
+        "conditioner.embedders.1.": {**open_clip_text(second), "model.text_projection": projection.T.contiguous()},
         "model.diffusion_model.": unet(pipeline.unet.state_dict(), pipeline.unet.config),
         "first_stage_model.": vae(pipeline.vae.state_dict()),
     }
