@@ -102,7 +102,7 @@ def base(name: str, small: bool) -> tuple[Any, dict[str, int]]:
     for i, (encoder, (kind, sizes)) in enumerate(BASES[name].items()):
         sizes = {**sizes, **({"num_hidden_layers": 1} if small else {})}
         suffix = f"_{i + 1}" if i else ""
-        tokenizer = clip_tokenizer()
+        tokenizer = clip_tokenizer(size=ROWS)
         config = CLIPTextConfig(vocab_size=ROWS, eos_token_id=tokenizer.eos_token_id, **sizes)
         setattr(made, f"tokenizer{suffix}", tokenizer)
         setattr(made, f"text_encoder{suffix}", kind(config).eval().requires_grad_(False))

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -24,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from pseudoword import disk
 from pseudoword.evaluate.machine import machine
+from pseudoword.families.sdxl.torch import StableDiffusionXL
 
 UNET = {
     "sample_size": 128,
@@ -85,12 +87,8 @@ def step(args: argparse.Namespace) -> dict[str, Any]:
         ),
     ]
     if args.arm == "checkpointed":
-        unet.enable_gradient_checkpointing()
-        unet.train()
-        for text in texts:
-            enable = getattr(text, "activation_checkpointing_enable", text.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
-            text.train()
+        texts_by_name = {f"text_encoder{suffix}": text for suffix, text in zip(("", "_2"), texts, strict=True)}
+        StableDiffusionXL.checkpoint_gradients(cast(Any, SimpleNamespace(unet=unet, text_encoders=texts_by_name)))
     rows = [torch.zeros(1, text.config.hidden_size, device=device, requires_grad=True) for text in texts]
     held = memory(device)
     began = time.perf_counter()

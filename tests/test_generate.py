@@ -20,6 +20,7 @@ from pseudoword.families.sd.torch import StableDiffusion
 from pseudoword.generate import Redraw, Sampling, generate, load
 from pseudoword.recipe import BaseModel
 from pseudoword.sheets import grid
+from pseudoword.toybox import suite
 from tests.miniatures import TOKEN, hashes
 
 FAST = Sampling(steps=2)
@@ -169,6 +170,16 @@ def test_a_picture_may_be_drawn_anew(name: str, tmp_path: Path) -> None:
     assert np.abs(np.asarray(plain, dtype=float) - made["0.5"]).mean() > 1
 
 
+def test_a_picture_may_be_drawn_anew_in_latents_of_any_number_of_channels() -> None:
+    family = load(BaseModel("toybox"))
+    redraw = Redraw(suite.pictures(suite.NAMED["gold-ring"])[0], 0.4)
+    several = generate(family, [], ["a ring", "a star"], sampling=Sampling(steps=5), redraw=redraw, batch_size=2)
+    [alone] = generate(family, [], ["a ring"], sampling=Sampling(steps=5), redraw=redraw)
+    distance = [np.abs(np.asarray(p, dtype=float) - np.asarray(redraw.image, dtype=float)).mean() for p in several]
+    assert max(distance) < 60
+    assert np.abs(np.asarray(alone, dtype=int) - np.asarray(several[0], dtype=int)).max() <= 1
+
+
 def test_several_pictures_are_numbered_or_laid_out(base: Path, tmp_path: Path) -> None:
     two = ["--model", str(base), "--prompt", "a toy", "a cat", "--num-images", "2"]
     assert command(*two, "--output", str(tmp_path / "p.png")) == 0
@@ -201,7 +212,7 @@ def test_a_resolution_of_ones_own(base: Path, tmp_path: Path) -> None:
         (["--strength", "nan"], "--strength 0 must be a number, not nan"),
         (["--prompt-file", "gone.txt"], "Cannot read the prompts in 'gone.txt'"),
         (["--image", "gone.png"], "Cannot read the picture 'gone.png'"),
-        (["--image", "IMAGE", "--image-strength", "0.1"], "The strength with which a picture is drawn anew must be ab"),
+        (["--image", "IMAGE", "--image-strength", "0.3"], "The strength with which a picture is drawn anew must be ab"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(

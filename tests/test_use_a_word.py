@@ -72,7 +72,9 @@ def test_the_python_of_the_page(here: Path, capsys: pytest.CaptureFixture[str]):
     assert "['<my-cat>', '<comic>']" in capsys.readouterr().out
     pictures = {path.name for path in here.glob("*.png")}
     assert pictures == {"beach.png", "comic.png", "pianist.png", "beach-xl.png", "painting.png"}
-    assert names["first"].tobytes() != names["second"].tobytes()
+    words = ["my-cat-run", "comic.safetensors"]
+    first, other = (names["request"](word, "a photo of <it>").tobytes() for word in words)
+    assert names["first"].tobytes() == first != other
 
 
 def test_the_command_of_the_page(here: Path, base: Path):

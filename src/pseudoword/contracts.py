@@ -86,11 +86,12 @@ class Family(Protocol):
     """A loaded base model of some kind, frozen. Arrays are the engine's own unless said otherwise.
 
     A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
-    (KIND, PIPELINE, TAGS, CONFIG, `owns(index)`: whether a model_index.json is such a base's); `words`, whose
+    (KIND, WORDS, PIPELINE, TAGS, CONFIG, `owns(index)`: whether a model_index.json is such a base's); `words`, whose
     `vocabularies(base)` reads nothing but tokenizers and tables; `sizes`, whose `sizes(base)` reads nothing but
     configurations; `costs`, which counts what a step needs in memory on layers without weights (`parameters(base)`,
     `kept_for_gradient(base, size, count)`); `single_file`, whose `usual_config(base)` names a base on the Hub that
-    configures a checkpoint in one file, and whose `owns(names)` knows such files by their tensors; and `miniature`,
+    configures a checkpoint in one file, whose `owns(names)` knows such files by their tensors, whose `state_dict(path)`
+    reads them, and whose `noise_options(path)` says what they tell of a scheduler; and `miniature`,
     whose `write(folder)` makes a base of random weights in the real classes.
     """
 

@@ -146,7 +146,7 @@ def sample(
 
 def _start(family: Family, redraw: Redraw, sampling: Sampling, side: int) -> dict[str, Any]:
     """Return the pipeline's arguments that start from a picture: the mean of its latents, scaled, and the strength."""
-    if not 0 < redraw.strength <= 1 or round(sampling.steps * redraw.strength) < 1:
+    if not 0 < redraw.strength <= 1 or int(sampling.steps * redraw.strength) < 1:
         raise RecipeError(
             f"The strength with which a picture is drawn anew must be above 0, up to 1, and leave at least one of the "
             f"{sampling.steps} steps, but is {redraw.strength:g}."

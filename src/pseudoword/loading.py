@@ -7,13 +7,16 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 
 from pseudoword import families, formats
 from pseudoword.concept import Concept, encoder_of_width
@@ -43,6 +46,7 @@ def load(pipeline: Any, *words: Source | Mapping[str, Source], strength: float |
     TokenError says for which base a word is if it is for another, or that its token is taken; FormatError what is wrong
     with a file.
     """
+    _drain()
     concepts = list(_concepts(words))
     parts = _parts(pipeline)
     for concept in concepts:
@@ -52,9 +56,10 @@ def load(pipeline: Any, *words: Source | Mapping[str, Source], strength: float |
         raise TokenError(f"strength names {', '.join(sorted(unknown))}, but the words are {', '.join(scales)}.")
     loaded = Loaded(pipeline, concepts)
     try:
-        for concept in concepts:
-            for part in parts:
-                loaded.hold(part, concept, scales[concept.token])
+        for part in parts:
+            loaded.inherit(part)
+            for concept in concepts:
+                loaded.hold(part, concept.token, concept.rows[part.encoder] * np.float32(scales[concept.token]))
     except BaseException:
         loaded.unload()
         raise
@@ -67,15 +72,13 @@ def lend(pipeline: Any, *words: Source | Mapping[str, Source], strength: float |
     The pipeline itself does not learn the words, so requests in several threads can each have theirs, under the same
     tokens if they like. They are given back when nobody holds the returned pipeline any more.
     """
+    _parts(pipeline)  # or it is refused
+    _check_vae(pipeline)
     own = copy.copy(pipeline)
-    for name, _ in PAIRS:  # words that the pipeline has already stay there, and are known here too
-        if isinstance(tokenizer := getattr(own, name, None), _Lending):
-            own.__dict__[name] = copy.copy(tokenizer)
-            own.__dict__[name].__dict__["words"] = tokenizer.words.copy()
     own.__dict__["scheduler"] = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     loaded = load(own, *words, strength=strength)
     own.__dict__["words"] = loaded.tokens
-    weakref.finalize(own, _give_back, loaded.held)
+    weakref.finalize(own, _RETURNED.append, loaded.held)
     return own
 
 
@@ -89,27 +92,38 @@ class Loaded:
         self.held: list[_Held] = []
         """What is to be given back."""
 
-    def hold(self, part: _Part, concept: Concept, scale: float) -> None:
-        """Lend one word to one text encoder."""
+    def inherit(self, part: _Part) -> None:
+        """Give the pipeline a tokenizer of its own that reads words, with those that it had from another pipeline."""
         pipeline = self._pipeline()
         assert pipeline is not None
-        tokenizer = _lending(getattr(pipeline, part.tokenizer_name), part)
+        had = getattr(pipeline, part.tokenizer_name)
+        if isinstance(had, _Lending) and had.owner() is pipeline:
+            return
         with _LOCK:
-            tokenizer.words.check(concept.token, concept.num_vectors)
-            rows = concept.rows[part.encoder] * np.float32(scale)
+            pipeline.__dict__[part.tokenizer_name] = _lending(had, part, pipeline)  # past diffusers' recording setter
+            if isinstance(had, _Lending) and had.lender is not None:
+                for token, ids in had.words.ids.items():
+                    self.hold(part, token, had.lender.rows_of(ids))
+
+    def hold(self, part: _Part, token: str, rows: Float[np.ndarray, "vectors width"]) -> None:
+        """Lend one word to one text encoder."""
+        tokenizer = getattr(self._pipeline(), part.tokenizer_name)
+        with _LOCK:
+            tokenizer.words.check(token, len(rows))
             lender, ids = lending.lend(part.text_encoder, tokenizer.eos_token_id, rows)
-            tokenizer.words.lend(concept.token, concept.num_vectors, ids)
-        self.held.append(_Held(tokenizer.words, concept.token, lender, ids))
-        pipeline.__dict__[part.tokenizer_name] = tokenizer  # past diffusers' setter, which records classes
+            tokenizer.words.add(token, ids)
+            tokenizer.lender = lender
+        self.held.append(_Held(tokenizer.words, token, lender, ids))
 
     def unload(self) -> None:
         """Give every word back; the pipeline is what it was before. Doing so again does nothing."""
+        _drain()
         _give_back(self.held)
         pipeline = self._pipeline()
         for name, _ in PAIRS if pipeline is not None else ():
             tokenizer = getattr(pipeline, name, None)
-            if isinstance(tokenizer, _Lending) and not tokenizer.words.rows_lent:
-                pipeline.__dict__[name] = tokenizer.lent_by
+            while isinstance(tokenizer, _Lending) and not tokenizer.words.rows_lent:
+                tokenizer = pipeline.__dict__[name] = tokenizer.before
 
     def __enter__(self) -> Loaded:
         return self
@@ -130,6 +144,15 @@ class _Held:
     ids: Sequence[int]
 
 
+_RETURNED: deque[list[_Held]] = deque()
+"""What lent pipelines held that are gone; a finalizer may run even where a lock is held, so it only notes it."""
+
+
+def _drain() -> None:
+    while _RETURNED:
+        _give_back(_RETURNED.popleft())
+
+
 def _give_back(held: list[_Held]) -> None:
     while held:
         one = held.pop()
@@ -143,6 +166,11 @@ def _give_back(held: list[_Held]) -> None:
 
 def _concepts(words: Sequence[Source | Mapping[str, Source]]) -> Iterator[Concept]:
     for word in words:
+        if not isinstance(word, Concept | str | Path | Mapping):
+            raise TokenError(
+                f"A word is a Concept, a path, a Hub id, or a mapping from tokens to these, not {word!r}; several are "
+                "given one after the other."
+            )
         named = word.items() if isinstance(word, Mapping) else [(None, word)]
         for token, source in named:
             if not isinstance(source, Concept):
@@ -157,8 +185,8 @@ def _renamed(concept: Concept, token: str) -> Concept:
 
 def _scale(strength: float | Mapping[str, float], token: str) -> float:
     scale = strength.get(token, 1.0) if isinstance(strength, Mapping) else strength
-    if not np.isfinite(scale):
-        raise TokenError(f"The strength of {token!r} must be a number, not {scale}.")
+    if not isinstance(scale, int | float | np.number) or not np.isfinite(scale):
+        raise TokenError(f"The strength of {token!r} must be a number, not {scale!r}.")
     return float(scale)
 
 
@@ -220,6 +248,18 @@ def _check_base(concept: Concept, parts: Sequence[_Part]) -> None:
     )
 
 
+def _check_vae(pipeline: Any) -> None:
+    """Raise TokenError if requests side by side would cast one VAE back and forth under each other."""
+    vae = getattr(pipeline, "vae", None)
+    several = hasattr(pipeline, "text_encoder_2")  # diffusers does so for Stable Diffusion XL alone
+    if several and vae is not None and vae.dtype == torch.float16 and vae.config.get("force_upcast", False):
+        raise TokenError(
+            "This VAE overflows in fp16, so diffusers casts it to fp32 and back for every picture, which requests side "
+            "by side cannot share; load the pipeline in bfloat16, or with a VAE made for fp16 such as "
+            "madebyollin/sdxl-vae-fp16-fix."
+        )
+
+
 def _told(widths: Mapping[str, int]) -> str:
     return ", ".join(f"{encoder} of width {width}" for encoder, width in widths.items())
 
@@ -238,17 +278,22 @@ class _Lending:
     """Over a tokenizer's own class: prompts with learned words are read by ids, all others as they were."""
 
     words: Words
-    lent_by: Any
-    """The pipeline's own tokenizer."""
+    before: Any
+    """The tokenizer that the pipeline had."""
+    owner: Callable[[], Any]
+    """The pipeline that it was made for; others of the same parts may hold it too."""
+    lender: lending.Lender | None
 
     def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
         tokenizer: Any = super()
         with _LOCK:
+            _drain()
             texts = [text] if isinstance(text, str) else text
             known = isinstance(texts, (list, tuple)) and all(isinstance(one, str) for one in texts)
-            read = [self.words.expand(one) for one in texts] if known and not args else []
+            read = [self.words.expand(one) for one in texts] if known else []
             if not any(spans for _, spans in read):
                 return tokenizer.__call__(text, *args, **options)
+            options |= {f"argument {i + 2}": value for i, value in enumerate(args)}
             if unknown := sorted(name for name in options.keys() - PLAIN_OPTIONS if options[name]):
                 raise TokenError(
                     f"Prompts with learned words are read without {', '.join(unknown)}; leave these options out."
@@ -260,8 +305,12 @@ class _Lending:
                 rows = rows[0]
             return tokenizer.pad({"input_ids": rows}, padding=options.get("padding", False), **more)
 
+    def encode(self, text: Any, *args: Any, **options: Any) -> Any:
+        """Return the ids of one text."""
+        return self(text, *args, **options).input_ids
+
     def _encode_plus(self, *args: Any, **options: Any) -> Any:
-        """Through this go all of a tokenizer's ways to read text."""
+        """Through this go all of the class's own ways to read text, and no other while one does."""
         tokenizer: Any = super()
         with _LOCK:
             return tokenizer._encode_plus(*args, **options)
@@ -270,7 +319,7 @@ class _Lending:
         """Return a prompt's ids with start and end, cut if that is asked for; says which words the cut falls into."""
         tokenizer: Any = self
         ends = 2 if options.get("add_special_tokens", True) else 0
-        if options.get("truncation"):
+        if options.get("truncation") not in (None, False, "do_not_truncate"):
             room = (options.get("max_length") or tokenizer.model_max_length) - ends
             cut = [span.word for span in spans if span.end > room]
             if cut:
@@ -302,10 +351,11 @@ class _Lending:
         return [self.decode(ids, *args, **options) for ids in sequences]
 
 
-def _lending(own: Any, part: _Part) -> Any:
-    """Return the tokenizer that reads words in place of a pipeline's own: it itself if it can, or one over a copy."""
-    if isinstance(own, _Lending):
-        return own
+def _lending(had: Any, part: _Part, owner: Any) -> Any:
+    """Return a tokenizer that reads words in place of the one that a pipeline had, over a copy of the plain one."""
+    own = had
+    while isinstance(own, _Lending):
+        own = own.before
     with _LOCK:
         private = _PRIVATE.get(own)
         if private is None or len(private) != len(own):  # tokens were added to it since
@@ -313,7 +363,8 @@ def _lending(own: Any, part: _Part) -> Any:
         tokenizer = copy.copy(private)
         tokenizer.__class__ = _over(type(private))
         size = part.text_encoder.get_input_embeddings().num_embeddings
-        tokenizer.__dict__ |= {"words": Words(private, size), "lent_by": own}
+        tokenizer.__dict__ |= {"words": Words(private, size), "before": had, "owner": weakref.ref(owner)}
+        tokenizer.__dict__["lender"] = None
         return tokenizer
 
 

@@ -86,14 +86,15 @@ class Words:
 
     # Lending words
 
-    def lend(self, token: str, num_vectors: int, ids: Sequence[int] | None = None) -> list[int]:
-        """Make `token` a word of `num_vectors` rows and return their ids; TokenError if the token is taken.
-
-        Other ids than the next ones may be given, from `size` on.
-        """
+    def lend(self, token: str, num_vectors: int) -> list[int]:
+        """Make `token` a word of `num_vectors` rows and return their ids; TokenError if the token is taken."""
         self.check(token, num_vectors)
         first = self.size + self.rows_lent
-        words = {**self._ids, token: list(ids or range(first, first + num_vectors))}
+        return self.add(token, range(first, first + num_vectors))
+
+    def add(self, token: str, ids: Sequence[int]) -> list[int]:
+        """Make `token`, which `check` has passed, a word of rows with these ids, from `size` on."""
+        words = {**self._ids, token: list(ids)}
         self._ids, self._pattern = words, _pattern_of(words)
         return words[token]
 
@@ -103,11 +104,10 @@ class Words:
         for name in vector_tokens(token, num_vectors):
             self._refuse_if_known(name)
 
-    def copy(self) -> Words:
-        """Return these words for a reader of its own."""
-        other = Words(self.tokenizer, self.size)
-        other._ids, other._pattern = dict(self._ids), self._pattern
-        return other
+    @property
+    def ids(self) -> Mapping[str, Sequence[int]]:
+        """The ids of each word that is lent."""
+        return dict(self._ids)
 
     def give_back(self, token: str | None = None) -> None:
         """Forget a lent word, or all of them."""
@@ -125,7 +125,8 @@ class Words:
                 f"The token {token!r} is already in the vocabulary (id {ids[0]}); "
                 f"choose one that is not a word, such as '<{token.strip('<>')}>'."
             )
-        if token in self.tokenizer.get_vocab():
+        known = self.tokenizer.convert_tokens_to_ids(token)  # the whole vocabulary as a dict would take 20 ms
+        if known is not None and (known != self.tokenizer.unk_token_id or token == self.tokenizer.unk_token):
             raise TokenError(
                 f"The token {token!r} is a piece that this tokenizer makes words of, so diffusers could not load it; "
                 f"choose another, such as '<{token.strip('<>')}>'."

@@ -184,4 +184,8 @@ def test_a_hub_that_cannot_be_asked_is_said_unless_the_model_was_loaded_before(h
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("1")
     assert located(BaseModel(OLD), hub.server_port, tmp_path, **offline) == f"found {BaseModel(OLD, 'sd')}"
+    for folder in ("text_encoder", "text_encoder_2"):
+        (cache / "snapshots" / "1" / folder).mkdir()
+        (cache / "snapshots" / "1" / folder / "config.json").write_text("{}")
+    assert located(BaseModel(OLD), hub.server_port, tmp_path, **offline) == f"found {BaseModel(OLD, 'sdxl')}"
     assert hub.asked == []

@@ -177,7 +177,7 @@ def test_a_base_of_zero_terminal_snr_learns_velocity_down_to_noise_alone(velocit
     assert target.isfinite().all()
 
 
-@pytest.mark.parametrize("sampler", ["dpm++", "dpm++-karras", "unipc", "euler", "ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["dpm++", "dpm++-karras", "unipc", "euler", "euler-a", "ddim", "ddpm"])
 def test_it_is_sampled_from_noise_alone(velocity: StableDiffusionXL, sampler: Sampler):
     scheduler = velocity.pipeline(sampler).scheduler
     scheduler.set_timesteps(4)
@@ -186,11 +186,8 @@ def test_it_is_sampled_from_noise_alone(velocity: StableDiffusionXL, sampler: Sa
     assert np.asarray(picture).std() > 0
 
 
-@pytest.mark.parametrize("sampler", ["heun", "pndm", "euler-a"])
+@pytest.mark.parametrize("sampler", ["heun", "pndm"])
 def test_a_sampler_that_cannot_is_refused_naming_those_that_can(velocity: StableDiffusionXL, sampler: Sampler):
-    if sampler == "euler-a":  # it can, in this release
-        assert velocity.pipeline(sampler).scheduler.config["timestep_spacing"] == "trailing"
-        return
     with pytest.raises(RecipeError, match=rf"^The sampler '{sampler}' cannot start from noise alone, .*dpm\+\+, "):
         velocity.pipeline(sampler)
 
@@ -233,3 +230,29 @@ def test_a_whole_pipeline_with_the_word_pools_at_the_end_of_a_prompt(
     found = condition_of(family, *ids_of(family, concept))
     torch.testing.assert_close(hidden, found.hidden, rtol=0, atol=1e-6)
     torch.testing.assert_close(pooled, found.pooled, rtol=0, atol=1e-6)
+
+
+def test_a_whole_pipeline_from_noise_alone_is_sampled_so_by_others(velocity: StableDiffusionXL, tmp_path: Path):
+    velocity.with_words([]).save_pretrained(tmp_path)
+    scheduler = StableDiffusionXLPipeline.from_pretrained(tmp_path).scheduler
+    told = {name: scheduler.config[name] for name in ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing")}
+    assert list(told.values()) == ["v_prediction", True, "trailing"]
+
+
+def test_sizes_are_told_exactly_in_half_precision(base: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch):
+    family = StableDiffusionXL.load(BaseModel(str(base)))
+    family.to("cpu", torch.bfloat16)
+    ids, rows = ids_of(family, concept)
+    told: list[torch.Tensor] = []
+    call = family.unet.forward
+
+    def forward(*args: object, added_cond_kwargs: dict[str, torch.Tensor], **options: object) -> object:
+        told.append(added_cond_kwargs["time_ids"])
+        return call(*args, added_cond_kwargs=added_cond_kwargs, **options)
+
+    monkeypatch.setattr(family.unet, "forward", forward)
+    placement = torch.tensor([[1333, 1001, 383, 7, 1024, 1024]] * 3)
+    with torch.no_grad():
+        condition = family.condition(*family.ids_and_rows(ids, rows), placement)
+        family.denoise(torch.zeros(3, 4, 8, 8), torch.tensor([1, 2, 3]), condition)
+    assert torch.equal(told[0].to(torch.int64), placement)

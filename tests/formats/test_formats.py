@@ -96,6 +96,25 @@ def test_a_folder_has_a_file_for_each_encoder_and_is_read_whole(
     assert list(formats.read(tmp_path).rows) == ["clip_l"], "the second file of an earlier word is gone"
 
 
+def test_a_second_file_of_another_word_is_not_taken_for_a_part(tmp_path: Path):
+    both = {"clip_l": rows(2, 768), "clip_g": rows(2, 1280)}
+    old, new = concept(rows=both, steps=1), concept(rows={e: r + 1 for e, r in both.items()}, steps=5)
+    formats.write_folder(old, tmp_path)
+    first = tmp_path / "learned_embeds.safetensors"
+    assert same_rows(formats.read(new.save(first)), new), "one file that has both"
+    alone = concept(rows={"clip_l": both["clip_l"]})
+    assert same_rows(formats.read(alone.save(first)), alone), "a word of one encoder"
+    formats.write_folder(old, tmp_path)
+    [path, _] = (
+        formats.write_each(new, tmp_path / "elsewhere" / "learned_embeds.safetensors")
+        if (tmp_path / "elsewhere").mkdir() is None
+        else []
+    )
+    first.write_bytes(path.read_bytes())  # as a kill between the two leaves them
+    with pytest.raises(FormatError, match=r"are not of one word: their steps differ, as after a run that was killed"):
+        formats.read(tmp_path)
+
+
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_safetensors_files_say_everything_about_the_word(tmp_path: Path, name: str):
     word = concept(property="style", base="somebody/model", steps=300, metadata={"initializer": "toy", "recipe": "{}"})

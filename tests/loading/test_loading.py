@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import hashlib
 import logging
@@ -93,7 +94,6 @@ def test_stable_diffusion_xl_has_words_in_both_encoders_and_pools_at_the_end(xl_
 @pytest.mark.parametrize("eos", [2, 543])
 def test_the_end_is_found_whatever_the_configuration_calls_it(tmp_path: Path, eos: int):
     pipeline = made(StableDiffusionXLPipeline, xl.write(tmp_path / "base", eos_token_id=eos), add_watermarker=False)
-    pipeline.text_encoder_2.text_model.eos_token_id  # noqa: B018  # what transformers goes by
     rows = word(family="sdxl").rows["clip_g"]
     with pseudoword.load(pipeline, word(family="sdxl")):
         pooled = pipeline.encode_prompt("a <cat-toy>", do_classifier_free_guidance=False)[2]
@@ -263,6 +263,59 @@ def test_unloading_twice_or_in_any_order_does_no_harm(sd: Any):
     assert state(sd) == before
 
 
+def test_a_text_encoder_that_was_compiled_before_is_noticed(base: Path):
+    sd = made(StableDiffusionPipeline, base, safety_checker=None)
+    sd.text_encoder.compile(backend="eager")
+    picture(sd, "a cat")
+    with pseudoword.load(sd, word()):
+        try:
+            found = picture(sd, "a <cat-toy>")
+        except TokenError as error:
+            assert "as one that was compiled does not; load words before" in str(error)  # noqa: PT017
+        else:
+            plain = made(StableDiffusionPipeline, base, safety_checker=None)
+            with pseudoword.load(plain, word()):
+                assert found == picture(plain, "a <cat-toy>"), "read right, or refused"
+
+
+def test_what_is_given_back_meanwhile_does_not_trouble_prompts_under_way(base: Path):
+    sd = made(StableDiffusionPipeline, base, safety_checker=None)
+    encoder, concept = sd.text_encoder, word()
+    loaded = pseudoword.load(sd, concept)
+    [held] = loaded.held
+    for ids in (torch.tensor([[1, 2, 3]]), torch.tensor([[1, *held.ids]])):
+        (known,), _ = held.lender._before(encoder, (ids,), {})
+        assert (known < held.lender.size).all()
+        found = encoder.get_input_embeddings().weight.detach()[known]
+        if ids[0, -1] >= held.lender.size:
+            loaded.unload()
+            rows = held.lender._looked_up(None, (known,), found)
+            assert rows is not None
+            np.testing.assert_array_equal(rows[0, 1:].numpy(), concept.rows["clip_l"])
+        else:
+            assert held.lender._looked_up(None, (known,), found) is None
+        held.lender._after(encoder, (), None)
+
+
+def test_pipelines_of_the_same_parts_do_not_share_what_they_learn(base: Path):
+    sd = made(StableDiffusionPipeline, base, safety_checker=None)
+    before = state(sd)
+    first = pseudoword.load(sd, word("<a>"))
+    other = AutoPipelineForImage2Image.from_pipe(sd)
+    second = pseudoword.load(other, word("<b>", seed=1))
+    assert sd.tokenizer.words.ids.keys() == {"<a>"}
+    assert other.tokenizer.words.ids.keys() == {"<a>", "<b>"}
+    first.unload()
+    assert other.tokenizer("<a>").input_ids[1] >= 544, "what it began with, it keeps"
+    second.unload()
+    assert state(sd) == before
+    assert copy.deepcopy(sd.text_encoder) is not sd.text_encoder
+    with pseudoword.load(sd, word("<a>")):
+        twin = copy.deepcopy(sd.text_encoder)
+        ids = sd.tokenizer("a <a>", return_tensors="pt").input_ids
+        torch.testing.assert_close(twin(ids).last_hidden_state, sd.text_encoder(ids).last_hidden_state)
+
+
 def test_a_table_that_was_changed_meanwhile_is_noticed(base: Path):
     sd = made(StableDiffusionPipeline, base, safety_checker=None)
     loaded = pseudoword.load(sd, word())
@@ -297,6 +350,7 @@ def test_four_threads_have_their_own_words_on_one_pipeline(sdxl: Any):
         together = list(pool.map(request, concepts))
     assert together == alone
     gc.collect()
+    pseudoword.loading._drain()
     assert state(sdxl) == before, "the pipeline never knew"
     assert all(lender.is_over for lender in lending._LENDERS.values())
 
@@ -308,4 +362,44 @@ def test_a_request_knows_the_words_of_the_pipeline_too(sd: Any):
         assert picture(own, "<all>") == picture(sd, "<all>")
         assert picture(own, "<mine>") != picture(sd, "<mine>")
         assert own.words == ["<mine>"]
-        del own
+        expected = picture(own, "<all>")
+    with pseudoword.load(sd, word("<secret>", seed=9)):
+        assert picture(own, "<all>") == expected, "though the pipeline has unloaded it and its place was taken"
+        assert picture(sd, "<secret>") != expected
+
+
+def test_a_request_that_is_collected_anywhere_waits_for_no_lock(sd: Any):
+    own = pseudoword.lend(sd, word())
+    own.__dict__["itself"] = own
+    del own
+    done = threading.Event()
+
+    def collect() -> None:
+        with lending._LOCK:
+            gc.collect()
+        done.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert done.wait(20)
+    pseudoword.loading._drain()
+    assert lending._LENDERS[sd.text_encoder].is_over
+
+
+def test_an_sdxl_refiner_takes_the_second_half(sdxl: Any):
+    refiner = copy.copy(sdxl)
+    refiner.__dict__ |= {"text_encoder": None, "tokenizer": None}
+    with pseudoword.load(refiner, word(family="sdxl")):
+        ids = refiner.tokenizer_2("a <cat-toy>").input_ids
+        assert max(ids) >= refiner.text_encoder_2.config.vocab_size
+
+
+@pytest.mark.parametrize("clip_skip", [None, 1])
+def test_clip_skip_goes_on_working(sdxl: Any, xl_base: Path, clip_skip: int | None):
+    concept = word(family="sdxl")
+    family = StableDiffusionXL.load(BaseModel(str(xl_base), clip_skip=clip_skip))
+    with lent_words(family.vocabularies, [concept]) as rows, torch.no_grad():
+        ids = encode_all(family.vocabularies, ["a <cat-toy>"])
+        expected = family.condition(*family.ids_and_rows(ids, rows))
+    with pseudoword.load(sdxl, concept):
+        found = sdxl.encode_prompt("a <cat-toy>", do_classifier_free_guidance=False, clip_skip=clip_skip)
+    torch.testing.assert_close(found[0], expected.hidden, rtol=0, atol=1e-6)

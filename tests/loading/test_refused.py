@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,10 +84,10 @@ def test_a_word_on_the_hub_is_fetched(sd: Any, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", one)
-    with pseudoword.load(sd, "sd-concepts-library/cat-toy", {"<other>": "owner/name/sub/word.bin"}) as loaded:
+    with pseudoword.load(sd, "sd-concepts-library/cat-toy", {"<other>": "owner/name/sub/learned_embeds.bin"}) as loaded:
         assert loaded.tokens == ["<hub>", "<other>"]
-    assert [call[:1] for call in asked] == [("sd-concepts-library/cat-toy",), ("owner/name",)]
-    assert asked[1][1] == "sub/word.bin"
+    assert [call[:1] for call in asked] == [("sd-concepts-library/cat-toy",), ("owner/name",), ("owner/name",)]
+    assert [call[1] for call in asked[1:]] == ["sub/learned_embeds.bin", "sub/learned_embeds_2.bin"]
     assert not any("safetensors" in name and "learned" not in name for name in asked[0]), "no weights of a base"
 
     monkeypatch.chdir(tmp_path)
@@ -111,3 +112,33 @@ def test_a_hub_that_has_it_not_or_cannot_be_asked_is_said(error: Exception, told
     with pytest.raises(FormatError) as refused:
         formats.fetched("owner/name/x.pt")
     assert told in str(refused.value)
+
+
+def test_misuse_ends_in_one_sentence(sd: Any, sdxl: Any):
+    with pytest.raises(TokenError, match=r"^A word is a Concept, a path, a Hub id, or a mapping from tokens to"):
+        pseudoword.load(sd, ["a", "b"])  # type: ignore[arg-type]
+    with pytest.raises(TokenError, match=r"^This object has no tokenizer and text encoder"):
+        pseudoword.lend(object(), word())
+    with pytest.raises(TokenError, match=r"^The strength of '<cat-toy>' must be a number, not '0\.5'\.$"):
+        pseudoword.load(sd, word(), strength="0.5")  # type: ignore[arg-type]
+
+
+def test_requests_cannot_share_a_vae_that_is_cast_back_and_forth(sdxl: Any):
+    own = copy.copy(sdxl)
+    own.__dict__["vae"] = copy.deepcopy(sdxl.vae).to(torch.float16)
+    with pytest.raises(TokenError, match=r"^This VAE overflows in fp16, so diffusers casts it to fp32 and back"):
+        pseudoword.lend(own, word(family="sdxl"))
+    own.vae.register_to_config(force_upcast=False)
+    pseudoword.lend(own, word(family="sdxl"))
+
+
+def test_every_way_to_read_a_text_reads_words_or_says_so(sd: Any):
+    with pseudoword.load(sd, word()):
+        ids = sd.tokenizer("a <cat-toy>").input_ids
+        assert sd.tokenizer.encode("a <cat-toy>") == ids
+        assert max(ids) >= 544
+        long = "a " * 90 + "<cat-toy>"
+        assert len(sd.tokenizer(long, truncation="do_not_truncate").input_ids) == 94
+        assert len(sd.tokenizer(long, truncation="longest_first").input_ids) == 77
+        with pytest.raises(TokenError, match=r"are read without argument 2; leave"):
+            sd.tokenizer("a <cat-toy>", "another")

@@ -12,7 +12,7 @@ import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler
-from pseudoword.settings import at_least, check_seed, finite
+from pseudoword.settings import at_least, check_seed, finite, plain
 
 if TYPE_CHECKING:
     from pseudoword.concept import Concept
@@ -137,13 +137,15 @@ def _redraw(options: Options) -> Redraw | None:
     """Return the picture to start from, if there is one; RecipeError if it cannot be read."""
     if options.image is None:
         return None
+    from PIL import Image
+
     from pseudoword.data import images
     from pseudoword.errors import first_line
     from pseudoword.generate import Redraw
 
     try:
         return Redraw(images.read_rgb(options.image.expanduser()), options.image_strength)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RecipeError(f"Cannot read the picture {str(options.image)!r}: {first_line(error)}.") from error
 
 
@@ -151,11 +153,13 @@ def _told(options: Options, files: Sequence[Path]) -> dict[str, str]:
     """Return what all pictures say of how they were made, besides their prompt and seed."""
     from pseudoword import formats
 
-    hashes = [hashlib.sha256(formats.find(file).read_bytes()).hexdigest()[:16] for file in files]
+    parts = [formats.parts_of(formats.find(file)) for file in files]
+    hashes = [hashlib.sha256(b"".join(part.read_bytes() for part in own)).hexdigest()[:16] for own in parts]
     words = [f"{name} (sha256 {told})" for name, told in zip(options.embeds, hashes, strict=True)]
     return {
         "negative_prompt": options.negative_prompt,
         "base": options.base.model,
+        **{name: str(value) for name, value in plain(options.base).items() if name != "model"},
         "embeds": ", ".join(words),
         "strength": " ".join(f"{scale:g}" for scale in options.strength),
         "sampler": f"{options.sampler}, {options.num_inference_steps} steps, guidance {options.guidance_scale:g}",

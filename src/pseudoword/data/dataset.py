@@ -19,9 +19,10 @@ from pseudoword.errors import PicturesError
 class Dataset(Protocol):
     """What `train(recipe, dataset=…)` takes: items are dicts of `pixel_values` [3, h, w] and `input_ids` [tokens].
 
-    The word's ids in them are those of the dataset's own `tokenizer`, if it has that attribute, else they count from
-    the size of the base's table. Where it has `cacheable = True`, item `i` is promised to be the same every time, and
-    its latents are encoded once.
+    For a base of several text encoders items have `input_ids_1` and `input_ids_2`, and may say where the picture was
+    cut: `original_size` (height, width) and `crop_top_left`. The word's ids in them are those of the dataset's own
+    `tokenizer` (`tokenizer_1`, `tokenizer_2`), if it has that, else they count from the table's size. Where it has
+    `cacheable = True`, item `i` is promised to be the same every time, and its latents are encoded once.
     """
 
     def __len__(self) -> int: ...

@@ -43,8 +43,11 @@ def vae(**more: Any) -> Any:
     )
 
 
-def clip_tokenizer(max_length: int = 77, **more: Any) -> CLIPTokenizer:
-    """Return a CLIP tokenizer that knows every byte and a few whole words; `more` are options of it."""
+def clip_tokenizer(max_length: int = 77, *, size: int = 0, **more: Any) -> CLIPTokenizer:
+    """Return a CLIP tokenizer that knows every byte and a few whole words; `more` are options of it.
+
+    With a `size` it has that many tokens, of which no text makes the others.
+    """
     letters = sorted(ByteLevel.alphabet())
     merges: list[tuple[str, str]] = []
     pieces: list[str] = []
@@ -57,5 +60,6 @@ def clip_tokenizer(max_length: int = 77, **more: Any) -> CLIPTokenizer:
                 pieces.append(pair[0] + pair[1])
             parts = [pair[0] + pair[1], *parts[2:]]
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), *dict.fromkeys(pieces)]
+    vocabulary += [f"unused {i}" for i in range(size - len(vocabulary) - 2)]
     ids = {piece: i for i, piece in enumerate([*vocabulary, "<|startoftext|>", "<|endoftext|>"])}
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=max_length, **more)  # pyright: ignore[reportArgumentType]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError, create_diffusers_clip_model_from_ldm
+from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import nn
@@ -53,6 +55,8 @@ class LatentDiffusion(ABC):
     texts: ClassVar[Mapping[str, tuple[str, Any]]]
     """The pipeline's folder of each text encoder, with that of its tokenizer and its class."""
     pipeline_class: ClassVar[Any]
+    vae_overflows: ClassVar[bool] = False
+    """Whether VAEs of this family overflow in fp16 unless their configuration says that they do not."""
     redraw_class: ClassVar[Any]
     """The pipeline that starts from a picture."""
 
@@ -163,9 +167,9 @@ class LatentDiffusion(ABC):
     def to(self, device: torch.device | str, dtype: torch.dtype, *, vae_dtype: torch.dtype | None = None) -> None:
         """Move the base to a device, the UNet to `dtype`, the VAE to `vae_dtype` or fp32; text encoders are fp32.
 
-        A VAE that would overflow in fp16, as SDXL's own says of itself, stays in fp32.
+        A VAE that would overflow in fp16, as SDXL's own does, stays in fp32.
         """
-        if vae_dtype == torch.float16 and self.vae.config.get("force_upcast", False):
+        if vae_dtype == torch.float16 and self.vae_overflows and self.vae.config.get("force_upcast", False):
             vae_dtype = torch.float32
         for module, wanted in ((self.unet, dtype), (self.vae, vae_dtype or torch.float32)):
             module.to(device=device)
@@ -179,10 +183,10 @@ class LatentDiffusion(ABC):
         """Recompute activations in the backward pass. The modules have no dropout, so training mode changes nothing."""
         self.unet.enable_gradient_checkpointing()
         self.unet.train()
-        for (
-            text
-        ) in self.text_encoders.values():  # a later transformers 5 renamed the method and deprecated the old name
-            enable = getattr(text, "activation_checkpointing_enable", text.gradient_checkpointing_enable)
+        for text in self.text_encoders.values():
+            # A later transformers 5 renamed the method and deprecated the old name.
+            old = "gradient_checkpointing_enable"
+            enable = getattr(text, "activation_checkpointing_enable", None) or getattr(text, old)
             enable({"use_reentrant": False})
             text.train()
 
@@ -260,6 +264,8 @@ class LatentDiffusion(ABC):
             **(self.nothing_to_check() if self.base.config else {}),
         )
         pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
+        if self.scheduler.config.get("rescale_betas_zero_snr", False):
+            pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True, timestep_spacing="trailing")
         return pipeline
 
     def nothing_to_check(self) -> dict[str, Any]:
@@ -273,13 +279,15 @@ class LatentDiffusion(ABC):
         diffusers would cast prompts to that one's precision, and the UNet's may be another.
         """
         nothing = dict.fromkeys([name for text, (words, _) in self.texts.items() for name in (words, text)])
-        return (self.redraw_class if redraws else self.pipeline_class)(
+        made = (_from_latents(self.redraw_class) if redraws else self.pipeline_class)(
             **nothing,
             vae=self.vae,
             unet=self.unet,
             scheduler=samplers.scheduler(sampler, self.scheduler, self.prediction_type),
             **self.nothing_to_check(),
         )
+        made.image_processor.register_to_config(vae_latent_channels=self.vae.config["latent_channels"])
+        return made
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> list[Image.Image]:
@@ -293,6 +301,28 @@ class LatentDiffusion(ABC):
             self.vae.to(device=home)
         eight = ((values / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return [Image.fromarray(one) for one in eight.numpy()]
+
+
+@functools.cache
+def _from_latents(kind: Any) -> Any:
+    """Return a pipeline's class that takes latents of any number of channels for what it starts from."""
+
+    def prepare_latents(
+        self: Any,
+        image: torch.Tensor,
+        timestep: torch.Tensor,
+        batch: int,
+        count: int,
+        dtype: Any,
+        device: Any,
+        generator: Any = None,
+        add_noise: bool = True,
+    ) -> torch.Tensor:
+        start = image.to(device=device, dtype=dtype).expand(batch * count, -1, -1, -1)
+        noise = randn_tensor(start.shape, generator=generator, device=device, dtype=dtype)
+        return self.scheduler.add_noise(start, noise, timestep) if add_noise else start
+
+    return type(kind.__name__, (kind,), {"prepare_latents": prepare_latents})
 
 
 def _load_text_encoder(base: BaseModel, folder: str, kind: Any) -> Any:

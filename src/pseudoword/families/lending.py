@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,6 @@ class Lender:
         self._placed: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
         self._seen = threading.local()
         embedding = encoder.get_input_embeddings()
-        self._embedding = weakref.ref(embedding)
         self._hooks = [
             encoder.register_forward_pre_hook(self._before, with_kwargs=True),
             embedding.register_forward_hook(self._looked_up),
@@ -53,6 +53,10 @@ class Lender:
             grown[slots] = torch.from_numpy(np.array(rows, dtype=np.float32))
             self._rows, self._placed = grown, {}  # new ones: another thread may be reading the old
             return [self.size + slot for slot in slots]
+
+    def rows_of(self, ids: Sequence[int]) -> Float[np.ndarray, "vectors width"]:
+        """Return rows by their ids."""
+        return self._rows[[i - self.size for i in ids]].numpy()
 
     def give_back(self, ids: Sequence[int]) -> None:
         """Forget rows by their ids; with the last the hooks are taken away."""
@@ -72,30 +76,38 @@ class Lender:
 
     def _before(self, encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         ids: Int[torch.Tensor, "batch tokens"] | None = args[0] if args else kwargs.get("input_ids")
-        embedding = encoder.get_input_embeddings()
-        if embedding is not self._embedding() or embedding.num_embeddings != self.size:
+        self._seen.prompts = None
+        if encoder.get_input_embeddings().num_embeddings != self.size:
             raise TokenError(
                 "The text encoder's table was changed while words are lent to it; unload them before you add tokens "
                 "in another way, and load them again after."
             )
-        self._seen.ids = ids
-        if ids is None:
+        if ids is None or not bool((ids >= self.size).any()):
             return args, kwargs
+        self._seen.prompts = _Prompts(ids, self._on)
         known = torch.where(ids >= self.size, PLAIN, ids)
         return ((known, *args[1:]), kwargs) if args else (args, {**kwargs, "input_ids": known})
 
     def _looked_up(self, embedding: Any, args: tuple[Any, ...], found: torch.Tensor) -> torch.Tensor | None:
-        ids = getattr(self._seen, "ids", None)
-        if ids is None or found.shape[:-1] != ids.shape:
+        prompts: _Prompts | None = getattr(self._seen, "prompts", None)
+        if prompts is None or found.shape[:-1] != prompts.ids.shape:
             return None
-        rows = self._on(found)
-        slots = (ids.to(found.device) - self.size).clamp(max=len(rows) - 1)
+        prompts.looked_up = True
+        rows, slots = prompts.rows_on(found), prompts.ids.to(found.device) - self.size
         return torch.where((slots >= 0)[..., None], rows[slots.clamp(min=0)], found)
 
     def _after(self, encoder: Any, args: tuple[Any, ...], output: Any) -> Any:
-        ids, self._seen.ids = getattr(self._seen, "ids", None), None
-        projection = getattr(encoder, "text_projection", None)
-        if ids is None or projection is None or getattr(output, "text_embeds", None) is None:
+        prompts: _Prompts | None = getattr(self._seen, "prompts", None)
+        self._seen.prompts = None
+        if prompts is None or output is None:  # without an output the encoder has failed, and says so itself
+            return None
+        if not prompts.looked_up:
+            raise TokenError(
+                "The text encoder did not look words up where they are lent, as one that was compiled does not; load "
+                "words before it is compiled, or leave it as it is."
+            )
+        ids, projection = prompts.ids, getattr(encoder, "text_projection", None)
+        if projection is None or getattr(output, "text_embeds", None) is None:
             return None
         # transformers pools at `eos_token_id`, or if that is 2, as old configurations have it, at the largest id.
         known, end = torch.where(ids >= self.size, PLAIN, ids), encoder.config.eos_token_id
@@ -107,12 +119,32 @@ class Lender:
             output["text_embeds"] = torch.where(has_words[:, None], projection(at_end), output.text_embeds)
         return output
 
-    def _on(self, like: torch.Tensor) -> torch.Tensor:
-        """Return the rows where and as another tensor is."""
-        key, placed, rows = (like.device, like.dtype), self._placed, self._rows
-        if key not in placed:
-            placed[key] = rows.to(device=like.device, dtype=like.dtype)
-        return placed[key]
+    @property
+    def _on(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """How the present rows are had where and as another tensor is, whatever is lent and given back meanwhile."""
+        placed, rows = self._placed, self._rows
+
+        def on(like: torch.Tensor) -> torch.Tensor:
+            key = like.device, like.dtype
+            if key not in placed:
+                placed[key] = rows.to(device=like.device, dtype=like.dtype)
+            return placed[key]
+
+        return on
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lender:
+        """Return itself: the hooks of a copied encoder look words up here too."""
+        return self
+
+
+@dataclass
+class _Prompts:
+    """Prompts with words in them, on their way through the encoder in one thread."""
+
+    ids: torch.Tensor
+    """[batch, tokens]"""
+    rows_on: Callable[[torch.Tensor], torch.Tensor]
+    looked_up: bool = False
 
 
 _LENDERS: weakref.WeakKeyDictionary[Any, Lender] = weakref.WeakKeyDictionary()

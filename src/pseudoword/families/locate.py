@@ -64,7 +64,7 @@ def _family_of_index(base: BaseModel) -> str | None:
 
     is_folder = Path(base.model).is_dir()
     if not is_folder and not isinstance(try_to_load_from_cache(base.model, INDEX, revision=base.revision), str):
-        return base.family  # part by part in the cache
+        return base.family or _family_of_cached_parts(base)
     index = configurations.index(base)
     for name in families.FAMILIES:
         if families.part(name, "facts").owns(index):
@@ -74,6 +74,22 @@ def _family_of_index(base: BaseModel) -> str | None:
         f"The base {base.model!r} is a {index.get('_class_name', 'model of no known class')}, for which no word can be "
         f"learned here; {kinds} can be taken."
     )
+
+
+def _family_of_cached_parts(base: BaseModel) -> str | None:
+    """Return the family whose text encoders are all in the Hub's cache, of several that with the most of them."""
+    from huggingface_hub import try_to_load_from_cache
+
+    needed = {
+        name: [file for file in families.part(name, "facts").CONFIG if file.startswith("text_encoder")]
+        for name in families.FAMILIES
+    }
+    there = {
+        name: files
+        for name, files in needed.items()
+        if all(isinstance(try_to_load_from_cache(base.model, file, revision=base.revision), str) for file in files)
+    }
+    return max(there, key=lambda name: len(there[name]), default=None)
 
 
 def _found(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:

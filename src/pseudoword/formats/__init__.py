@@ -85,9 +85,9 @@ def read(path: str | Path, token: str | None = None) -> Concept:
     """Read a concept from a file of any known format, or from a folder that holds one. FormatError says why not."""
     path = find(path)
     named, rows, metadata = _read_file(path)
-    for second in parts_of(path)[1:]:
-        _, more, _ = _read_file(second)
-        rows = {**rows, **(dict(zip(["clip_g"], more.values(), strict=True)) if more.keys() & rows.keys() else more)}
+    if len(rows) == 1:
+        for second in parts_of(path)[1:]:
+            rows = {**rows, **_rows_of_second(path, named, metadata, second)}
     kind = metadata.get("property") or _read_line(path.with_name("type_of_concept.txt"))
     steps = metadata.get("steps", "")
     try:
@@ -108,9 +108,25 @@ def _read_file(path: Path) -> tuple[str, dict[str, np.ndarray], dict[str, str]]:
     content, metadata = tensors.read(path)
     named, rows = FORMATS[identify(content, path)].read(content, path.stem)
     told = [encoder.partition(":")[0] for encoder in metadata.get("encoders", "").split(",")]
-    if len(rows) == len(told) == 1 and told[0] in kohya.ENCODERS:  # a width alone cannot tell small encoders apart
-        rows = dict(zip(told, rows.values(), strict=True))
+    match = GUIDES.fullmatch(path.name)
+    place = 1 if match and match[1] else 0
+    if len(rows) == 1 and place < len(told) and told[place] in kohya.ENCODERS:  # widths do not tell small ones apart
+        rows = dict(zip([told[place]], rows.values(), strict=True))
     return named, rows, metadata
+
+
+def _rows_of_second(path: Path, named: str, metadata: Mapping[str, str], second: Path) -> dict[str, np.ndarray]:
+    """Return a word's rows for the second text encoder; none if the file is another word's, which was left there."""
+    name, rows, told = _read_file(second)
+    if name != named or ("encoders" in metadata and "," not in metadata["encoders"]):
+        return {}
+    differing = [key for key in ("steps", "base", "recipe") if metadata.get(key) != told.get(key)]
+    if differing:
+        raise FormatError(
+            f"{path.name} and {second.name} in {str(path.parent)!r} are not of one word: their {', '.join(differing)} "
+            "differ, as after a run that was killed while it wrote them. Resume it, or name its file in exports."
+        )
+    return dict(zip(["clip_g"], rows.values(), strict=True))
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -159,19 +175,26 @@ def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) ->
 
 
 def write_each(concept: Concept, path: Path) -> list[Path]:
-    """Write one of the guide's files for each text encoder and return where: `path`, and `learned_embeds_2…`."""
+    """Write one of the guide's files for each text encoder and return where: `path`, and `learned_embeds_2…`.
+
+    Each says of which encoders there are files, so that one of another word beside it is not taken for a part.
+    """
     written = []
     for i, (encoder, rows) in enumerate(concept.rows.items()):
         name = path.name.replace("learned_embeds", f"learned_embeds_{i + 1}", 1) if i else path.name
-        written.append(write_file(dataclasses.replace(concept, rows={encoder: rows}), path.with_name(name)))
+        part = dataclasses.replace(concept, rows={encoder: rows})
+        written.append(write_file(part, path.with_name(name), whole=concept))
     return written
 
 
-def write_file(concept: Concept, path: Path, format_: str = "diffusers") -> Path:
-    """Write one file; `.safetensors` carries the metadata, `.bin` and `.pt` cannot."""
+def write_file(concept: Concept, path: Path, format_: str = "diffusers", whole: Concept | None = None) -> Path:
+    """Write one file; `.safetensors` carries the metadata, `.bin` and `.pt` cannot.
+
+    The metadata are those of the `whole` word, where the file holds but a part of it.
+    """
     arrays = FORMATS[format_].write(concept)
     if path.suffix == ".safetensors":
-        return disk.write(path, tensors.to_safetensors(arrays, metadata_of(concept)))
+        return disk.write(path, tensors.to_safetensors(arrays, metadata_of(whole or concept)))
     if path.suffix in SUFFIXES:
         return disk.write(path, tensors.to_bin(arrays))
     raise FormatError(f"An embedding is written as .safetensors, .bin or .pt, not as {path.suffix!r} ({path.name}).")

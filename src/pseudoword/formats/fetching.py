@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path, PurePosixPath
 
 from pseudoword.errors import FormatError
@@ -25,7 +26,11 @@ def fetched(source: str | Path) -> Path:
     repository, file = f"{owner}/{rest[0]}", "/".join(rest[1:])
     try:
         if file:
-            return Path(hf_hub_download(repository, file))
+            first = Path(hf_hub_download(repository, file))
+            if first.name.startswith("learned_embeds") and not first.name.startswith("learned_embeds_2"):
+                with contextlib.suppress(EntryNotFoundError):  # a word of one text encoder has no second
+                    hf_hub_download(repository, file.replace("learned_embeds", "learned_embeds_2", 1))
+            return first
         return Path(snapshot_download(repository, allow_patterns=list(FILES)))
     except RepositoryNotFoundError as error:
         raise FormatError(

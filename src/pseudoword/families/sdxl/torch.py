@@ -45,6 +45,7 @@ class StableDiffusionXL(LatentDiffusion):
     }
     pipeline_class = StableDiffusionXLPipeline
     redraw_class = StableDiffusionXLImg2ImgPipeline
+    vae_overflows = True
 
     @staticmethod
     def names_of(widths: Sequence[int]) -> list[str]:
@@ -95,7 +96,7 @@ class StableDiffusionXL(LatentDiffusion):
         """Return the UNet's prediction in fp32."""
         dtype = self.unet.dtype
         assert condition.placement is not None, "this UNet is told where each picture was cut"
-        told = {"text_embeds": condition.pooled.to(dtype), "time_ids": condition.placement.to(dtype)}
+        told = {"text_embeds": condition.pooled.to(dtype), "time_ids": condition.placement.float()}
         return self.unet(noised.to(dtype), timestep, condition.hidden.to(dtype), added_cond_kwargs=told).sample.float()
 
     @torch.no_grad()
@@ -120,7 +121,10 @@ class StableDiffusionXL(LatentDiffusion):
 
     @functools.cached_property
     def _zeros_for_empty(self) -> bool:
-        return bool(index(self.base).get("force_zeros_for_empty_prompt", True))
+        try:
+            return bool(index(self.base).get("force_zeros_for_empty_prompt", True))
+        except RecipeError:  # loaded from a cache that holds parts alone
+            return True
 
     def _given(self, ids: Mapping[str, np.ndarray]) -> Float[torch.Tensor, " batch"]:
         """Return 0 for each empty prompt that is to be zeros, else 1."""
