@@ -24,4 +24,6 @@ def xl_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sdxl(xl_base: Path) -> Any:
-    return made(StableDiffusionXLPipeline, xl_base, add_watermarker=False)
+    pipeline = made(StableDiffusionXLPipeline, xl_base, add_watermarker=False)
+    pipeline.encode_prompt("a cat")  # transformers leaves hooks of its own where hidden states are first asked for
+    return pipeline
