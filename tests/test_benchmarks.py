@@ -65,6 +65,35 @@ def test_the_stand_in_mirrors_as_often_as_asked():
     np.testing.assert_array_equal(mirrored[1], np.array(picture)[:, ::-1])
 
 
+def test_the_page_and_the_baseline_give_the_same_numbers():
+    page = (BENCHMARKS.parent / "docs" / "how-good-is-my-word.md").read_text(encoding="utf-8")
+    told = json.loads((BENCHMARKS / "results" / "guide-baseline.json").read_text(encoding="utf-8"))
+    for step in (250, 500, 1000, 2000, 3000):
+        [line] = [line for line in page.splitlines() if line.startswith(f"| {step:,} |")]
+        for one in told["compared"]:
+            if one["step"] == step and len(one["concepts"]) == 4:
+                numbers = f"| {one['guide']:.3f} | {one['pseudoword']:.3f} |"
+                assert numbers in line
+                assert f"{abs(one['difference']):.3f} ± {one['interval_half']:.3f}" in line
+    assert f"Of {told['within'].split()[-1]} comparisons" in page
+    assert f"{told['within'].split()[0]} lie within" in page
+    variances: dict[str, list[float]] = {}
+    for concept in ("candy-heart", "cottage", "toadstool", "mosaic"):
+        for arm in ("guide", "pseudoword"):
+            for step in (250, 500, 1000, 2000, 3000):
+                own = [
+                    np.mean(one["fidelity"])
+                    for one in told["scores"]
+                    if (one["arm"], one["concept"], one["step"]) == (arm, concept, step)
+                ]
+                assert len(own) == 3
+                variances.setdefault(concept, []).append(float(np.var(own, ddof=1)))
+    deviations = {concept: np.sqrt(np.mean(own)) for concept, own in variances.items()}
+    assert f"{deviations['candy-heart']:.3f} in" in page
+    assert all(f"{value:.3f} of {concept}" in page for concept, value in list(deviations.items())[1:])
+    assert f"({np.sqrt(np.mean(list(variances.values()))):.3f} over all four)" in page
+
+
 def test_what_lending_costs_is_measured_small_too(tmp_path: Path):
     run(BENCHMARKS / "lending.py", "--small", "--rounds", "2", "--output", tmp_path / "lending.json")
     told = json.loads((tmp_path / "lending.json").read_text())
