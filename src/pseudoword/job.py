@@ -76,8 +76,6 @@ def prepare(
     tracking.check(recipe.output.report_to)
     checkpoint = engine.on_main(lambda: run.find(resume))
     recipe, seed = _seeded(engine, recipe, checkpoint)
-    base = locate(recipe.base, toybox.BASES)
-    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
     [wanted] = recipe.concepts
     given = ConceptPictures(wanted, recipe.data) if dataset is None else dataset
     batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
@@ -86,6 +84,8 @@ def prepare(
         refuse_changes(checkpoint, facts)
     engine.on_main(pushes.check)
 
+    base = locate(recipe.base, toybox.BASES)
+    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
     rows = starting_rows(family.vocabularies, wanted)
     engine.prepare(family)

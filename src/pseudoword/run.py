@@ -34,6 +34,7 @@ RESULTS = (*WORDS, "exports", "README.md", layout.SAMPLES)
 FREE = {"output", "engine", "validation"}
 """Sections of a recipe that may change when a run is resumed."""
 FREE_FIELDS = {
+    "base.family",
     "schedule.steps",
     "data.workers",
     "data.repeats",
@@ -42,7 +43,7 @@ FREE_FIELDS = {
     "concepts.0.pictures",
     "concepts.0.templates",
 }
-"""Fields that may change; batch, pictures and templates are compared by what they come to."""
+"""Fields that may change; batch, pictures and templates are compared by what they come to, a family the base knows."""
 
 
 @dataclass(frozen=True)

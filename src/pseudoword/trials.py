@@ -69,7 +69,7 @@ class Trial:
 
 def _told(recipe: Recipe) -> dict[str, Any]:
     """Return what makes a run this one, by dotted name; what resuming may change stands there by what it comes to."""
-    values = {name: value for name, value in recipe.of_the_word().items() if name not in {*FREE_FIELDS, "base.family"}}
+    values = {name: value for name, value in recipe.of_the_word().items() if name not in FREE_FIELDS}
     training, model = recipe.training, Path(recipe.base.model).expanduser()
     values["base.model"] = str(model.resolve()) if model.exists() else recipe.base.model
     values["schedule.steps"] = " ".join(map(str, parse_steps(recipe.schedule.steps)))

@@ -113,10 +113,10 @@ def test_two_processes_share_a_batch_and_one_speaks(start: Start, argv: Argv, le
     np.testing.assert_allclose(Learned(tmp_path / "run").rows, learn().rows, atol=1e-5)
 
 
-def readme_command() -> str:
-    """Return the command of the script's README: the guide's."""
+def readme_command(name: str = SCRIPT.name) -> str:
+    """Return the command of a script's README: the guide's."""
     text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
-    [command] = re.findall(r"^accelerate launch .*?(?=\n```)", text, re.MULTILINE | re.DOTALL)
+    [command] = re.findall(rf"^accelerate launch {re.escape(name)} .*?(?=\n```)", text, re.MULTILINE | re.DOTALL)
     return command
 
 
@@ -124,6 +124,9 @@ def test_readme_command_is_understood(script: ModuleType):
     flags = shlex.split(readme_command().replace("\\\n", " "))[3:]
     recipe = script.recipe_of(script.parse_args(flags))
     assert (recipe.schedule.steps, recipe.concepts[0].token) == ("3000 steps", TOKEN)
+    flags = shlex.split(readme_command("textual_inversion_sdxl.py").replace("\\\n", " "))[3:]
+    recipe = script.recipe_of(script.parse_args(flags))
+    assert (recipe.data.resolution, recipe.output.full_pipeline, recipe.concepts[0].token) == (768, True, TOKEN)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,18 @@ def word(token: str = "<cat-toy>", vectors: int = 2, *, seed: int = 0, family: s
 def picture(pipeline: Any, prompt: str, *, seed: int = 0, **more: Any) -> bytes:
     generator = torch.Generator().manual_seed(seed)
     return pipeline(prompt, generator=generator, **{**QUICK, **more}).images[0].tobytes()
+
+
+def state(pipeline: Any) -> dict[str, Any]:
+    """Everything of a pipeline that lending could touch."""
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    found: dict[str, Any] = {name: id(part) for name, part in pipeline.components.items()}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            found[f"{name}.{key}"] = hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        for path, inner in module.named_modules():
+            hooks = (inner._forward_hooks, inner._forward_pre_hooks, inner._forward_hooks_always_called)
+            found[f"{name}.{path}"] = (id(inner), *map(len, hooks))
+    found["config"] = str(pipeline.config)
+    found["tokens"] = [len(t) for name, t in pipeline.components.items() if name.startswith("tokenizer") and t]
+    return found
