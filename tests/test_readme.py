@@ -77,3 +77,16 @@ def test_the_readme_and_the_results_give_the_same_numbers() -> None:
     assert small < 100_000
     own, other = told["update_seconds"]["rows"], told["update_seconds"]["table"]
     assert f"| {own * 1e3:.1f} ms | {other * 1e3:.0f} ms |" in README
+
+
+def test_the_readme_tells_what_checkpointing_and_lending_measured() -> None:
+    memory, lending = (
+        json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()) for name in ("xl_memory", "lending")
+    )
+    for arm in ("kept", "checkpointed"):
+        assert f"{memory[arm]['activations_mib']:,} MiB" in README
+    assert f"`{memory['command'].replace('=', ' ')}`" in README
+    for name in ("sd15", "sdxl"):
+        ratio = lending[name]["ratio"]
+        assert f"{ratio['median']} ({ratio['quartiles'][0]} to {ratio['quartiles'][1]})" in README
+        assert lending[name]["load_and_unload_seconds"] < 0.01
