@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,6 +132,15 @@ def test_prompts_come_from_a_file_too(base: Path, tmp_path: Path) -> None:
     assert told == ["a toy", "a dog", "a fish"]
 
 
+def test_a_word_that_no_prompt_has_is_told(
+    base: Path, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.getLogger("pseudoword").handlers = []
+    options = ["--embeds", str(saved), "--prompt", "a <cat-Toy>", "--output", str(tmp_path / "p.png")]
+    assert command("--model", str(base), *options) == 0
+    assert f"{TOKEN} is in none of the prompts." in capsys.readouterr().err
+
+
 def test_words_have_strengths(base: Path, saved: Path, word: Concept, tmp_path: Path) -> None:
     half = Concept("<half>", {"clip_l": word.rows["clip_l"] * np.float32(0.5)}).save(tmp_path / "half.safetensors")
     made = {}
@@ -209,7 +219,8 @@ def test_a_resolution_of_ones_own(base: Path, tmp_path: Path) -> None:
         (["--resolution", "17"], "resolution must be a multiple of 8 for this base, but is 17"),
         (["--embeds", "missing.safetensors"], "There is no file 'missing.safetensors'"),
         (["--strength", "1", "2"], "--strength needs one number, or one for each of the 0 --embeds."),
-        (["--strength", "nan"], "--strength 0 must be a number, not nan"),
+        (["--output", "/proc/x.png"], "Cannot write pictures to '/proc'"),
+        (["--strength", "nan"], "--strength must be a number, not nan"),
         (["--prompt-file", "gone.txt"], "Cannot read the prompts in 'gone.txt'"),
         (["--image", "gone.png"], "Cannot read the picture 'gone.png'"),
         (["--image", "IMAGE", "--image-strength", "0.3"], "The strength with which a picture is drawn anew must be ab"),

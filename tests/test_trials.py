@@ -159,6 +159,13 @@ def test_a_sweep_of_ones_own_concept_has_no_suite(tmp_path: Path):
     with pytest.raises(RunError, match=r"training\.seed was 0 and is 3"):
         changed.check()
     values[0].check()
+    told = (values[0].folder / "recipe.toml").read_text()
+    (values[0].folder / "recipe.toml").write_text("")
+    with pytest.raises(RunError, match=r"has a recipe that cannot be read; delete that folder to train it again\.$"):
+        values[0].check()
+    (values[0].folder / "recipe.toml").unlink()
+    assert not values[0].is_done
+    (values[0].folder / "recipe.toml").write_text(told)
     trials._facts_of.cache_clear()
     Image.new("RGB", (64, 64), "red").save(folder / "pictures" / "another.png")
     with pytest.raises(RunError, match=r"holds a run of another recipe: pictures was \[.*\] and is \[.*another\.png"):

@@ -173,6 +173,8 @@ def _concepts(words: Sequence[Source | Mapping[str, Source]]) -> Iterator[Concep
             )
         named = word.items() if isinstance(word, Mapping) else [(None, word)]
         for token, source in named:
+            if not isinstance(token, str | None) or not isinstance(source, Concept | str | Path):
+                raise TokenError(f"A mapping of words is from tokens to Concepts, paths or Hub ids, not {word!r}.")
             if not isinstance(source, Concept):
                 yield formats.read(formats.fetched(source), token=token)
             else:
@@ -305,6 +307,22 @@ class _Lending:
                 rows = rows[0]
             return tokenizer.pad({"input_ids": rows}, padding=options.get("padding", False), **more)
 
+    def add_tokens(self, *tokens: Any, **options: Any) -> int:
+        """Refuse: a new token's id would be a word's."""
+        raise TokenError(
+            "Words are loaded into this tokenizer; unload them before you add tokens or load words in another way, and "
+            "load them again after."
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return a copy of the plain tokenizer: words are the pipeline's that they were loaded into."""
+        return copy.deepcopy(_plain(self), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Let the plain tokenizer be pickled."""
+        del protocol
+        return _plain, (_plain(self),)
+
     def encode(self, text: Any, *args: Any, **options: Any) -> Any:
         """Return the ids of one text."""
         return self(text, *args, **options).input_ids
@@ -353,9 +371,7 @@ class _Lending:
 
 def _lending(had: Any, part: _Part, owner: Any) -> Any:
     """Return a tokenizer that reads words in place of the one that a pipeline had, over a copy of the plain one."""
-    own = had
-    while isinstance(own, _Lending):
-        own = own.before
+    own = _plain(had)
     with _LOCK:
         private = _PRIVATE.get(own)
         if private is None or len(private) != len(own):  # tokens were added to it since
@@ -366,6 +382,13 @@ def _lending(had: Any, part: _Part, owner: Any) -> Any:
         tokenizer.__dict__ |= {"words": Words(private, size), "before": had, "owner": weakref.ref(owner)}
         tokenizer.__dict__["lender"] = None
         return tokenizer
+
+
+def _plain(tokenizer: Any) -> Any:
+    """Return the tokenizer that was there before any that reads words."""
+    while isinstance(tokenizer, _Lending):
+        tokenizer = tokenizer.before
+    return tokenizer
 
 
 @functools.cache

@@ -48,14 +48,20 @@ class Trial:
     @property
     def is_done(self) -> bool:
         """Whether the run has come to its end; its card is what a run writes last."""
-        return (self.folder / "README.md").exists()
+        return all((self.folder / name).exists() for name in ("README.md", "recipe.toml"))
 
     def check(self) -> None:
         """Raise RunError if the folder holds a run of another recipe, or of other pictures."""
         path = self.folder / "recipe.toml"
         if not path.exists():
             return
-        old, new = _told(Recipe.read(path)), _told(self.recipe)
+        try:
+            old, new = _told(Recipe.read(path)), _told(self.recipe)
+        except RecipeError as error:
+            raise RunError(
+                f"The run in {str(self.folder)!r} has a recipe that cannot be read; delete that folder to train it "
+                "again."
+            ) from error
         old["pictures"] = new["pictures"] = "the same"
         for _, checkpoint in Run(self.folder, hold=False).checkpoints()[-1:]:
             with contextlib.suppress(RunError):  # a damaged one says nothing; resuming takes the one before

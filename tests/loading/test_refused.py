@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,3 +143,30 @@ def test_every_way_to_read_a_text_reads_words_or_says_so(sd: Any):
         assert len(sd.tokenizer(long, truncation="longest_first").input_ids) == 77
         with pytest.raises(TokenError, match=r"are read without argument 2; leave"):
             sd.tokenizer("a <cat-toy>", "another")
+
+
+def test_tokens_cannot_be_added_meanwhile(sd: Any, tmp_path: Path):
+    word("<theirs>").save(tmp_path / "theirs")
+    with pseudoword.load(sd, word()):
+        for add in (
+            lambda: sd.tokenizer.add_tokens("<new>"),
+            lambda: sd.load_textual_inversion(str(tmp_path / "theirs")),
+        ):
+            with pytest.raises(TokenError, match=r"^Words are loaded into this tokenizer; unload them before you add"):
+                add()
+    assert len(sd.tokenizer) == 544
+
+
+def test_copies_of_a_pipeline_know_no_words(sd: Any):
+    plain = sd.tokenizer("a <cat-toy>").input_ids
+    with pseudoword.load(sd, word()):
+        other = copy.deepcopy(sd.tokenizer)
+        assert pickle.loads(pickle.dumps(sd.tokenizer))("a <cat-toy>").input_ids == plain
+    assert type(other) is type(sd.tokenizer)
+    assert other("a <cat-toy>").input_ids == plain
+
+
+def test_a_mapping_is_from_tokens_to_words(sd: Any):
+    for wrong in ({5: "f"}, {"<n>": None}):
+        with pytest.raises(TokenError, match=r"^A mapping of words is from tokens to Concepts, paths or Hub ids, not"):
+            pseudoword.load(sd, wrong)  # type: ignore[arg-type]

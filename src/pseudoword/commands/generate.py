@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,8 @@ import tyro
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.settings import at_least, check_seed, finite, plain
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pseudoword.concept import Concept
@@ -78,6 +82,9 @@ def run(arguments: Sequence[str]) -> int:
     asked = _prompts(options)
     files = [formats.fetched(path) for path in options.embeds]
     concepts = [_scaled(formats.read(file), scale) for file, scale in zip(files, _strengths(options), strict=True)]
+    for concept in concepts:
+        if not any(concept.token in text for text in (*asked, options.negative_prompt)):
+            log.warning("%s is in none of the prompts.", concept.token)
     redraw = _redraw(options)
     family = generate.load(options.base)
     prompts, seeds = generate.repeated(asked, options.num_images, options.seed)
@@ -170,7 +177,8 @@ def _told(options: Options, files: Sequence[Path]) -> dict[str, str]:
 def _check(options: Options) -> None:
     if not options.prompt and options.prompt_file is None:
         raise RecipeError("--prompt needs at least one prompt, or --prompt-file a file with some.")
-    finite(**{f"--strength {i}": scale for i, scale in enumerate(options.strength)})
+    for scale in options.strength:
+        finite(**{"--strength": scale})
     at_least(1, **{"--num-images": options.num_images, "--num-inference-steps": options.num_inference_steps})
     check_seed(**{"--seed": options.seed})
     finite(**{"--guidance-scale": options.guidance_scale})
@@ -187,6 +195,8 @@ def _prepare(output: Path) -> None:
     folder = output.parent if output.suffix else output
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise RecipeError(f"Cannot write pictures to {str(folder)!r}: {error.strerror}.") from error
 

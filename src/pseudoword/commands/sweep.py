@@ -67,6 +67,8 @@ def run(arguments: Sequence[str]) -> int:
     output = options.output.expanduser()
     with disk.writing(output):
         output.mkdir(parents=True, exist_ok=True)
+    if options.suite is None and any(recipe.base.model != "toybox" for recipe in recipes.values()):
+        measuring.check_models(options)  # before hours of training
     found, failed = trials.words(
         [t for name, recipe in recipes.items() for t in _trials(options, recipe, name, output)]
     )

@@ -101,6 +101,14 @@ def evaluate(options: Measuring, found: Sequence[Word], output: Path) -> list[Ev
     return [done[i] for i in range(len(found))]
 
 
+def check_models(options: Measuring) -> None:
+    """Raise RecipeError if one of the pretrained models cannot be loaded."""
+    from pseudoword.evaluate import similarity
+
+    for name in options.measure:
+        similarity.Similarity(name, getattr(options, name))
+
+
 def _guidance(options: Measuring, base: BaseModel) -> float:
     if options.guidance_scale is not None:
         return options.guidance_scale
