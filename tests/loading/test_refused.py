@@ -94,7 +94,8 @@ def test_a_word_on_the_hub_is_fetched(sd: Any, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()
     word("<here>").save(tmp_path / "owner" / "name")
-    assert pseudoword.load(sd, "owner/name").tokens == ["<here>"], "what is on this machine comes first"
+    with pseudoword.load(sd, "owner/name") as loaded:
+        assert loaded.tokens == ["<here>"], "what is on this machine comes first"
 
 
 @pytest.mark.parametrize(
