@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -178,11 +178,7 @@ def _concepts(words: Sequence[Source | Mapping[str, Source]]) -> Iterator[Concep
             if not isinstance(source, Concept):
                 yield formats.read(formats.fetched(source), token=token)
             else:
-                yield source if token is None else _renamed(source, token)
-
-
-def _renamed(concept: Concept, token: str) -> Concept:
-    return Concept(token, concept.rows, concept.property, concept.base, concept.steps, concept.metadata)
+                yield source if token is None else replace(source, token=token)
 
 
 def _scale(strength: float | Mapping[str, float], token: str) -> float:

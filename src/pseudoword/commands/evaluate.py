@@ -111,8 +111,7 @@ def _trained(options: Options, output: Path) -> tuple[list[Word], dict[str, str]
     recipe = trials.read(options.recipe) if options.recipe else trials.plain_recipe()
     recipe = trials.leaving(recipe, options.steps)
     _make(output)
-    subjects = [subject for subject in suite.SUBJECTS if options.half in ("all", subject.half)]
-    return trials.words(trials.of_suite(recipe, subjects, options.seeds, output), options.steps)
+    return trials.words(trials.of_suite(recipe, suite.of_half(options.half), options.seeds, output), options.steps)
 
 
 def _make(output: Path) -> None:

@@ -107,5 +107,4 @@ def _trials(options: Options, recipe: Recipe, name: str, output: Path) -> list[T
 
     if options.suite is None:
         return trials.of_seeds(recipe, options.seeds, output, name)
-    subjects = [subject for subject in suite.SUBJECTS if (options.half or "tuning") in ("all", subject.half)]
-    return trials.of_suite(recipe, subjects, options.seeds, output, name)
+    return trials.of_suite(recipe, suite.of_half(options.half or "tuning"), options.seeds, output, name)

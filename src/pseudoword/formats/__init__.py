@@ -15,7 +15,7 @@ from pseudoword.concept import Concept, Property
 from pseudoword.contracts import Format
 from pseudoword.errors import FormatError, TokenError
 from pseudoword.formats import diffusers, kohya, tensors
-from pseudoword.formats.fetching import fetched
+from pseudoword.formats.fetching import fetched, name_of_encoder
 
 __all__ = [
     "FORMATS",
@@ -134,7 +134,7 @@ def parts_of(path: Path) -> list[Path]:
     match = GUIDES.fullmatch(path.name)
     if match is None or match[1]:
         return [path]
-    second = path.with_name(path.name.replace("learned_embeds", "learned_embeds_2", 1))
+    second = path.with_name(name_of_encoder(path.name, 2))
     return [path, second] if second.is_file() else [path]
 
 
@@ -181,7 +181,7 @@ def write_each(concept: Concept, path: Path) -> list[Path]:
     """
     written = []
     for i, (encoder, rows) in enumerate(concept.rows.items()):
-        name = path.name.replace("learned_embeds", f"learned_embeds_{i + 1}", 1) if i else path.name
+        name = name_of_encoder(path.name, i + 1) if i else path.name
         part = dataclasses.replace(concept, rows={encoder: rows})
         written.append(write_file(part, path.with_name(name), whole=concept))
     return written

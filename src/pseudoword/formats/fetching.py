@@ -12,6 +12,11 @@ FILES = ("learned_embeds*.safetensors", "learned_embeds*.bin", "token_identifier
 """What a repository's word is in."""
 
 
+def name_of_encoder(name: str, number: int) -> str:
+    """Return what the guide calls the file of the second or a further text encoder's rows beside one of the first's."""
+    return name.replace("learned_embeds", f"learned_embeds_{number}", 1)
+
+
 def fetched(source: str | Path) -> Path:
     """Return the file or folder that a path means, or one in the Hub's cache for 'owner/name' or 'owner/name/file'.
 
@@ -29,7 +34,7 @@ def fetched(source: str | Path) -> Path:
             first = Path(hf_hub_download(repository, file))
             if first.name.startswith("learned_embeds") and not first.name.startswith("learned_embeds_2"):
                 with contextlib.suppress(EntryNotFoundError):  # a word of one text encoder has no second
-                    hf_hub_download(repository, file.replace("learned_embeds", "learned_embeds_2", 1))
+                    hf_hub_download(repository, str(PurePosixPath(file).with_name(name_of_encoder(first.name, 2))))
             return first
         return Path(snapshot_download(repository, allow_patterns=list(FILES)))
     except RepositoryNotFoundError as error:

@@ -98,6 +98,11 @@ def pictures(subject: Subject) -> list[Image.Image]:
     return [Image.fromarray(render(drawing, first + i)) for i, drawing in enumerate(drawings(subject))]
 
 
+def of_half(half: str) -> list[Subject]:
+    """Return the subjects of a half, or of both where it is 'all'."""
+    return [subject for subject in SUBJECTS if half in ("all", subject.half)]
+
+
 def recognised(given: Sequence[Image.Image]) -> Subject | None:
     """Return the subject whose training pictures these are, in any order, pixel by pixel; None if they are no one's."""
     return _known().get(_told_apart(given))
