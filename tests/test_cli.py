@@ -153,7 +153,7 @@ def test_inspect_beside_a_base_names_the_nearest_words(capsys: pytest.CaptureFix
 def test_inspect_refuses_what_is_no_embedding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "page.html").write_text("<html>")
     assert cli.main(["inspect", str(tmp_path / "page.html")]) == 1
-    assert "neither a safetensors nor a PyTorch file" in capsys.readouterr().err
+    assert "is no safetensors or PyTorch file, nor a picture" in capsys.readouterr().err
 
 
 # How a run shows itself

@@ -20,7 +20,7 @@ PACKAGE = "pseudoword"
 LAYERS = [
     {"cli", "commands", "demo"},
     {"checking", "trials"},
-    {"training", "inspection", "interruption"},
+    {"training", "inspection", "converting", "interruption"},
     {"job"},
     {"watch"},
     {"evaluate", "hub"},
@@ -28,9 +28,9 @@ LAYERS = [
     {"toybox"},
     {"data", "engines", "formats", "sheets"},
     {"families", "methods"},
-    {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges"},
+    {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra"},
     {"concept", "recipe", "batch", "contracts", "progress"},
-    {"sections"},
+    {"sections", "contents"},
     {"placeholder", "settings"},
     {"errors"},
 ]

@@ -132,7 +132,7 @@ def _shown(picture: str | None) -> str:
 def _files(folder: Path) -> str:
     """Return the lines of the table of the word's files."""
     present = formats.files_in(folder)
-    several = any(name in formats.SECOND_IN_FOLDER for name in present)
+    several = any(name in formats.FURTHER_IN_FOLDER for name in present)
     how = "`pseudoword.load`" if several else "`load_textual_inversion`"
     exports = [f"exports/{path.name}" for path in formats.exports_in(folder)]
     lines = [

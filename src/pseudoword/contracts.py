@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pseudoword.batch import Batch, Draw
     from pseudoword.concept import Concept
+    from pseudoword.contents import Contents, Word
     from pseudoword.recipe import BaseModel, Sampler
     from pseudoword.vocabulary import Vocabulary
 
@@ -36,6 +37,10 @@ class Method(Protocol):
         """Return the optimizer state before the first step."""
         ...
 
+    def state_of_adam(self, encoder: str, means: np.ndarray, squares: np.ndarray, steps: int) -> dict[str, np.ndarray]:
+        """Return the state after another trainer's AdamW has done some steps on a text encoder's rows."""
+        ...
+
     def rows(self, xp: ModuleType, params: Arrays) -> dict[str, Any]:
         """Return the rows `[vectors, width]` per text encoder; differentiable."""
         ...
@@ -48,18 +53,27 @@ class Method(Protocol):
 
 
 class Format(Protocol):
-    """A module that reads and writes one kind of embedding file, as named tensors."""
+    """A module that reads and writes one kind of embedding file, as named values."""
 
-    def owns(self, tensors: Mapping[str, Any]) -> bool:
+    @property
+    def SUFFIXES(self) -> tuple[str, ...]:  # noqa: N802
+        """How files of this format that are written may end."""
+        ...
+
+    def owns(self, contents: Contents) -> bool:
         """Whether a file's content is of this format."""
         ...
 
-    def read(self, tensors: Mapping[str, Any], stem: str) -> tuple[str, dict[str, np.ndarray]]:
-        """Return the token, from the content or the file's stem, and rows `[vectors, width]` per text encoder."""
+    def read(self, contents: Contents, stem: str) -> list[Word]:
+        """Return the file's words, called as its content says, or as the file's stem."""
         ...
 
-    def write(self, concept: Concept) -> dict[str, np.ndarray]:
-        """Return the file's tensors."""
+    def refuses(self, concept: Concept) -> str | None:
+        """Say why a word cannot be written so ("holds …"); None if it can."""
+        ...
+
+    def write(self, concept: Concept, name: str) -> dict[str, Any]:
+        """Return the file's values; `name` is what the word is called where the format has a place for that."""
         ...
 
 
@@ -205,8 +219,17 @@ class Engine(Protocol):
         """Put the frozen base on the device in this engine's precision."""
         ...
 
-    def start(self, family: Family, method: Method, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
+    def start(
+        self,
+        family: Family,
+        method: Method,
+        rows: Mapping[str, Mapping[str, np.ndarray]],
+        state: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        """Take up concepts with their starting rows `[vectors, width]` by token and text encoder.
+
+        `state` has those arrays of the optimizer's state, by token, that do not start as the method starts them.
+        """
         ...
 
     def shares(self, batch_size: int, gradient_accumulation_steps: int) -> list[list[int]]:

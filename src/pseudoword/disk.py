@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pseudoword.errors import RecipeError
 
@@ -24,17 +25,24 @@ def writing(folder: Path) -> Iterator[None]:
 
 def write(path: Path, content: bytes | str) -> Path:
     """Write a file so that a reader sees the old one or the whole new one, whenever the process dies."""
+    with whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write that takes its place when this block ends; not at all if the block raises."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
-    return path
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> Path:

@@ -1,44 +1,81 @@
-"""What an embedding file holds, and, beside a base model, how its rows compare with the vocabulary's."""
+"""What an embedding file is, for which base and for which tools, and how its rows compare with a base's vocabulary."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pseudoword import families, formats, toybox
+from pseudoword.concept import Concept
+from pseudoword.contents import Contents
 from pseudoword.families.locate import locate
+from pseudoword.formats.tools import TOOLS, base_of
 from pseudoword.recipe import BaseModel
+from pseudoword.vocabulary import Vocabulary
 
 
-def inspect(path: str | Path, base: BaseModel | None = None) -> dict[str, Any]:
-    """Return what a file is, as plain values. FormatError or TokenError says what is wrong with it or with the base."""
+def inspect(path: str | Path, base: BaseModel | None = None) -> list[dict[str, Any]]:
+    """Return what each word of a file is, as plain values.
+
+    FormatError or TokenError says what is wrong with the file or with the base.
+    """
     file = formats.find(path)
-    content, _ = formats.tensors.read(file)
-    concept = formats.read(file)
+    contents, concepts = formats.open_file(file), formats.read_all(file)
+    against = None if base is None else vocabularies_of(base)
+    return [_word(file, contents, concept, base, against) for concept in concepts]
+
+
+def vocabularies_of(base: BaseModel) -> Mapping[str, Vocabulary]:
+    """Return a base's vocabularies by text encoder, without its other weights."""
+    base = locate(base, toybox.BASES)
+    return families.part(base.family, "words").vocabularies(base)
+
+
+def _word(
+    file: Path,
+    contents: Contents,
+    concept: Concept,
+    base: BaseModel | None,
+    vocabularies: Mapping[str, Vocabulary] | None,
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         "file": str(file),
         "bytes": file.stat().st_size,
-        "format": formats.identify(content, file),
+        "format": formats.identify(contents, file),
+        "container": contents.container,
+        "numbers": sorted(set(contents.dtypes.values())),
         "token": concept.token,
         "property": concept.property,
         "vectors": concept.num_vectors,
         "widths": {encoder: rows.shape[1] for encoder, rows in concept.rows.items()},
         "norms": {encoder: _rounded(np.linalg.norm(rows, axis=1)) for encoder, rows in concept.rows.items()},
+        "for": base_of(concept.rows),
         "base": concept.base or None,
         "steps": concept.steps or None,
         "metadata": dict(concept.metadata),
+        "tools": _tools(file, contents),
     }
-    if base is not None:
-        base = locate(base, toybox.BASES)
-        vocabularies = families.part(base.family, "words").vocabularies(base)
+    if base is not None and vocabularies is not None:
         told["against"] = base.model
         told["vocabulary"] = {encoder: _beside(v, v.rows_of(concept, encoder)) for encoder, v in vocabularies.items()}
     return told
 
 
-def _beside(vocabulary: Any, rows: np.ndarray) -> dict[str, Any]:
+def _tools(file: Path, contents: Contents) -> dict[str, dict[str, Any]]:
+    """Return each tool's verdict on the file, and where its rules stand."""
+    found = {}
+    for name, tool in TOOLS.items():
+        verdict = tool.verdict(contents, file.name)
+        found[name] = {"title": tool.title, "loads": verdict.loads, "says": verdict.says, "source": tool.source}
+        if verdict.loads:
+            found[name] |= {"trigger": verdict.trigger, "place": tool.place}
+    return found
+
+
+def _beside(vocabulary: Vocabulary, rows: np.ndarray) -> dict[str, Any]:
     """Return the vocabulary's norms and each row's nearest words."""
     norms = np.linalg.norm(vocabulary.table, axis=1)
     nearest = [[[name, round(cosine, 4)] for name, cosine in vocabulary.nearest(row)] for row in rows]

@@ -25,7 +25,7 @@ from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
 from pseudoword.recipe import Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
-from pseudoword.starting import starting_rows
+from pseudoword.starting import starting_rows, starting_state
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,9 @@ def prepare(
     base = locate(recipe.base, toybox.BASES)
     recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
-    rows = starting_rows(family.vocabularies, wanted)
+    rows, method = starting_rows(family.vocabularies, wanted), methods.build(recipe.method)
     engine.prepare(family)
-    engine.start(family, methods.build(recipe.method), {wanted.token: rows})
+    engine.start(family, method, {wanted.token: rows}, {wanted.token: starting_state(wanted, method)})
     if checkpoint:
         engine.restore(checkpoint.step, checkpoint.arrays)
     data = given.framed(family) if isinstance(given, ConceptPictures) else given

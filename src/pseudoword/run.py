@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WORD = re.compile(r"learned_embeds-steps-(\d+)\.\w+")
 BEST = "learned_embeds-best"
-WORDS = (*formats.IN_FOLDER, *formats.SECOND_IN_FOLDER, *formats.TOLD_IN_FOLDER)
+WORDS = (*formats.IN_FOLDER, *formats.FURTHER_IN_FOLDER, *formats.TOLD_IN_FOLDER)
 RESULTS = (*WORDS, "exports", "README.md", layout.SAMPLES)
 """What a finished run leaves for others to read."""
 FREE = {"output", "engine", "validation"}

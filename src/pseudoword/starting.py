@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from pseudoword import formats
+from pseudoword.contracts import Method
 from pseudoword.errors import RecipeError
+from pseudoword.formats import webui
 from pseudoword.recipe import ConceptRecipe
 from pseudoword.vocabulary import Vocabulary
 
@@ -18,10 +20,8 @@ log = logging.getLogger(__name__)
 
 def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe) -> dict[str, np.ndarray]:
     """Lend the word to a base's vocabularies and return its starting rows; TokenError or RecipeError if it cannot."""
-    file = Path(wanted.initializer).expanduser()
-    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
-    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
-    earlier = formats.read(file) if file.suffix in formats.SUFFIXES or is_folder else None
+    file = _file(wanted)
+    earlier = formats.read(file) if file else None
     rows = {}
     for encoder, vocabulary in vocabularies.items():
         vocabulary.lend(wanted.token, wanted.num_vectors)
@@ -37,3 +37,25 @@ def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe)
             )
         log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
     return rows
+
+
+def starting_state(wanted: ConceptRecipe, method: Method) -> dict[str, np.ndarray]:
+    """Return the optimizer state that A1111 left beside the initializer's file; empty if there is none, or no file."""
+    file = _file(wanted)
+    if file is None or file.is_dir():
+        return {}
+    earlier = formats.read(file)
+    [(encoder, rows), *more] = earlier.rows.items()
+    found = None if more else webui.optimizer_beside(file, rows)
+    if found is None:
+        return {}
+    log.info("%s: goes on with the optimizer's state of %d steps from %s.optim", wanted.token, found[2], file)
+    return method.state_of_adam(encoder, *found)
+
+
+def _file(wanted: ConceptRecipe) -> Path | None:
+    """Return the file or folder that a concept starts from; None if it starts from a word."""
+    file = Path(wanted.initializer).expanduser()
+    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
+    is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
+    return file if file.suffix.lower() in formats.ENDINGS or is_folder else None

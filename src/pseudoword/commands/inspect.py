@@ -1,4 +1,4 @@
-"""`pseudoword inspect`: what an embedding file holds."""
+"""`pseudoword inspect`: what an embedding file holds, and which tools load it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
-    """Say what an embedding file holds."""
+    """Say what an embedding file is, for which base, and which tools load it, or why not."""
 
     file: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Embedding files, or folders that hold a learned word."""
@@ -22,7 +22,7 @@ class Options:
     config: Optional[str] = None
     """With a base that is a .safetensors or .ckpt file: folder in diffusers layout, or Hub id, of a base like it."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print a JSON array, an object a file."""
+    """Print a JSON array, an object a word, with the source of each tool's rules."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
         Options,
         args=list(arguments),
         prog="pseudoword inspect",
-        description="Say what an embedding file holds.",
+        description="Say what an embedding file is, for which base, and which tools load it, or why not.",
         config=(tyro.conf.HelptextFromCommentsOff,),
     )
     from pseudoword import watch
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.config and not options.base:
         raise RecipeError("--config goes with --base FILE, but there is no --base.")
     base = BaseModel(options.base, config=options.config) if options.base else None
-    told = [inspect(file, base) for file in options.file]
+    told = [word for file in options.file for word in inspect(file, base)]
     if options.json:
         print(json.dumps(told, indent=1))
     else:
@@ -62,9 +62,12 @@ def _print(told: dict[str, Any]) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name in ("file", "format", "token", "property", "vectors", "base", "steps"):
+    table.add_row("file", _shown(told["file"]))
+    table.add_row("format", ", ".join([told["format"], told["container"], *told["numbers"]]))
+    table.add_row("token", told["token"])
+    for name in ("property", "vectors", "for", "base", "steps"):
         if told[name] is not None:
-            table.add_row(name, str(told[name]))
+            table.add_row(name, _shown(str(told[name])))
     for encoder, width in told["widths"].items():
         norms = ", ".join(f"{norm:.2f}" for norm in told["norms"][encoder])
         table.add_row(encoder, f"width {width}, norm {norms}")
@@ -77,6 +80,9 @@ def _print(told: dict[str, Any]) -> None:
             table.add_row(f"nearest to {i}", ", ".join(f"{word} {cosine:.2f}" for word, cosine in nearest))
     for name, value in told["metadata"].items():
         table.add_row(_shown(name), _shown(value))
+    for tool in told["tools"].values():
+        does = f"yes, as {tool['trigger']} ({tool['says']})" if tool["loads"] else f"no: {tool['says']}"
+        table.add_row(tool["title"], _shown(does))
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
 
 

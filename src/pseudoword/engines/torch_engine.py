@@ -70,11 +70,20 @@ class TorchEngine:
         if self.options.gradient_checkpointing:
             family.checkpoint_gradients()
 
-    def start(self, family: Family, method: Method, rows: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    def start(
+        self,
+        family: Family,
+        method: Method,
+        rows: Mapping[str, Mapping[str, np.ndarray]],
+        state: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
         """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
         self.family, self.method, self.tokens = family, method, list(rows)
         params = [method.params(blocks) for blocks in rows.values()]
-        self.state = [self._tensors(method.state(p)) for p in params]
+        earlier = state or {}
+        self.state = [
+            self._tensors({**method.state(p), **earlier.get(token, {})}) for token, p in zip(rows, params, strict=True)
+        ]
         self.params = [self._tensors(p) for p in params]
 
     # Processes

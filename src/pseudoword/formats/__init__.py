@@ -3,51 +3,75 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from pseudoword import disk
 from pseudoword.concept import Concept, Property
+from pseudoword.contents import Container, Contents, Word
 from pseudoword.contracts import Format
 from pseudoword.errors import FormatError, TokenError
-from pseudoword.formats import diffusers, kohya, tensors
+from pseudoword.formats import bundle, diffusers, files, kohya, onetrainer, original, tensors, webui
 from pseudoword.formats.fetching import fetched, name_of_encoder
+from pseudoword.formats.files import NoWordInPicture, open_file
+from pseudoword.formats.names import ENCODERS, stem_of
 
 __all__ = [
+    "ENDINGS",
     "FORMATS",
+    "FURTHER_IN_FOLDER",
     "IN_FOLDER",
-    "SECOND_IN_FOLDER",
     "SUFFIXES",
     "TOLD_IN_FOLDER",
     "FormatError",
+    "NoWordInPicture",
+    "bundle_into",
+    "container_of",
+    "contents_of_each",
     "exports_in",
     "fetched",
     "files_in",
     "find",
     "identify",
     "metadata_of",
+    "open_file",
     "parts_of",
     "read",
+    "read_all",
     "stem_of",
-    "tensors",
+    "to_bytes",
     "write",
     "write_each",
     "write_file",
     "write_folder",
 ]
 
-FORMATS: dict[str, Format] = {"kohya": kohya, "diffusers": diffusers}
+log = logging.getLogger(__name__)
+
+FORMATS: dict[str, Format] = {
+    "webui": webui,
+    "original": original,
+    "bundle": bundle,
+    "kohya": kohya,
+    "onetrainer": onetrainer,
+    "diffusers": diffusers,
+}
 """In the order of trying: `emb_params` would also pass as a diffusers file with an odd token."""
 SUFFIXES = (".safetensors", ".bin", ".pt")
+"""How most embedding files end, and ours."""
+ENDINGS = (*SUFFIXES, ".pth", ".ckpt", ".pti", ".png", ".webp", ".avif")
+"""How files that hold a word may end; what they are is in them."""
 TOLD_IN_FOLDER = ("token_identifier.txt", "type_of_concept.txt")
 IN_FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
-SECOND_IN_FOLDER = ("learned_embeds_2.safetensors", "learned_embeds_2.bin")
-"""What Stable Diffusion XL's second text encoder has beside the first's, as the guide's script calls it."""
-GUIDES = re.compile(r"learned_embeds(_2)?(-.+)?\.(safetensors|bin)")
+FURTHER_IN_FOLDER = tuple(f"learned_embeds_{i}{ending}" for i in (2, 3) for ending in (".safetensors", ".bin"))
+"""What a second text encoder (Stable Diffusion XL's) has beside the first's, called as in the guide; and a third."""
+GUIDES = re.compile(r"learned_embeds(?:_([23]))?(-.+)?\.(safetensors|bin)")
 KNOWN = ("token", "property", "base", "steps", "format", "version", "encoders")
 
 
@@ -64,7 +88,7 @@ def find(path: str | Path) -> Path:
 
 def files_in(folder: Path) -> list[str]:
     """Return the names of the word's files for diffusers that a folder holds."""
-    return [name for name in (*IN_FOLDER, *SECOND_IN_FOLDER) if (folder / name).is_file()]
+    return [name for name in (*IN_FOLDER, *FURTHER_IN_FOLDER) if (folder / name).is_file()]
 
 
 def exports_in(folder: Path) -> list[Path]:
@@ -72,70 +96,109 @@ def exports_in(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "exports").glob("*") if path.suffix in SUFFIXES and path.is_file())
 
 
-def identify(content: Mapping[str, Any], path: Path) -> str:
+def identify(contents: Contents, path: Path) -> str:
     """Return the name of the format that a file's content is in."""
     for name, format_ in FORMATS.items():
-        if format_.owns(content):
+        if format_.owns(contents):
             return name
-    keys = ", ".join(sorted(content)[:5]) or "nothing"
+    keys = ", ".join(name[:40] for name in sorted(contents.values)[:5]) or "nothing"
     raise FormatError(f"{path} is no embedding that can be read here: it holds {keys}.")
 
 
 def read(path: str | Path, token: str | None = None) -> Concept:
-    """Read a concept from a file of any known format, or from a folder that holds one. FormatError says why not."""
+    """Read a concept from a file of any known format, or from a folder that holds one. FormatError says why not.
+
+    `token` renames it; or it says which of several words in a file is meant.
+    """
     path = find(path)
-    named, rows, metadata = _read_file(path)
-    if len(rows) == 1:
-        for second in parts_of(path)[1:]:
-            rows = {**rows, **_rows_of_second(path, named, metadata, second)}
+    concepts = read_all(path)
+    if len(concepts) == 1:
+        return concepts[0] if token is None else dataclasses.replace(concepts[0], token=token)
+    for concept in concepts:
+        if concept.token == token:
+            return concept
+    names = ", ".join(concept.token for concept in concepts[:10])
+    raise FormatError(
+        f"{path} holds several words ({names}); say which, or make a file of each with pseudoword convert."
+    )
+
+
+def read_all(path: str | Path) -> list[Concept]:
+    """Read every word of a file of any known format, or of a folder that holds one. FormatError says why not."""
+    path = find(path)
+    contents, words = _read_file(path)
+    if len(words) == 1 and len(words[0].rows) == 1:
+        rows = dict(words[0].rows)
+        for part in parts_of(path)[1:]:
+            rows |= _rows_of_part(path, words[0], contents.metadata, part)
+        words = [dataclasses.replace(words[0], rows=rows)]
+    told = {} if FORMATS["bundle"].owns(contents) else contents.metadata  # those are the LoRA's
+    return [_concept(path, word, {**told, **word.metadata}) for word in words]
+
+
+def _concept(path: Path, word: Word, metadata: Mapping[str, str]) -> Concept:
     kind = metadata.get("property") or _read_line(path.with_name("type_of_concept.txt"))
     steps = metadata.get("steps", "")
+    if word.left:
+        log.warning(
+            "%s: %s act on what text encoders give out, which a word here has no place for; they are left.",
+            path,
+            ", ".join(word.left),
+        )
     try:
         return Concept(
-            token=token or metadata.get("token") or named,
-            rows=rows,
+            token=metadata.get("token") or word.token,
+            rows=word.rows,
             property=cast(Property, kind) if kind in ("object", "style") else "object",
             base=metadata.get("base", ""),
-            steps=int(steps) if steps.isascii() and steps.isdigit() else 0,
+            steps=int(steps) if steps.isascii() and steps.isdigit() and len(steps) < 12 else 0,
             metadata={k: v for k, v in metadata.items() if k not in KNOWN},
         )
     except TokenError as error:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _read_file(path: Path) -> tuple[str, dict[str, np.ndarray], dict[str, str]]:
-    """Return one file's token, its rows by text encoder, and its metadata."""
-    content, metadata = tensors.read(path)
-    named, rows = FORMATS[identify(content, path)].read(content, path.stem)
-    told = [encoder.partition(":")[0] for encoder in metadata.get("encoders", "").split(",")]
-    match = GUIDES.fullmatch(path.name)
-    place = 1 if match and match[1] else 0
-    if len(rows) == 1 and place < len(told) and told[place] in kohya.ENCODERS:  # widths do not tell small ones apart
-        rows = dict(zip([told[place]], rows.values(), strict=True))
-    return named, rows, metadata
+def _read_file(path: Path) -> tuple[Contents, list[Word]]:
+    """Return what one file holds, and its words."""
+    contents = files.open_file(path)
+    try:
+        words = FORMATS[identify(contents, path)].read(contents, path.stem)
+    except TokenError as error:
+        raise FormatError(f"{path}: {error}") from error
+    if len(words) == 1 and len(words[0].rows) == 1:
+        told = [encoder.partition(":")[0] for encoder in contents.metadata.get("encoders", "").split(",")]
+        match = GUIDES.fullmatch(path.name)
+        place = int(match[1]) - 1 if match and match[1] else 0
+        [(encoder, rows)] = words[0].rows.items()
+        if place < len(told) and told[place] in ENCODERS.values():  # widths do not tell small ones apart
+            encoder = told[place]
+        elif place and encoder == "clip_l":
+            encoder = "clip_g"
+        words = [dataclasses.replace(words[0], rows={encoder: rows})]
+    return contents, words
 
 
-def _rows_of_second(path: Path, named: str, metadata: Mapping[str, str], second: Path) -> dict[str, np.ndarray]:
-    """Return a word's rows for the second text encoder; none if the file is another word's, which was left there."""
-    name, rows, told = _read_file(second)
-    if name != named or ("encoders" in metadata and "," not in metadata["encoders"]):
+def _rows_of_part(path: Path, word: Word, metadata: Mapping[str, str], part: Path) -> Mapping[str, np.ndarray]:
+    """Return a word's rows for a further text encoder; none if the file is another word's, which was left there."""
+    contents, [other, *more] = _read_file(part)
+    if more or other.token != word.token or ("encoders" in metadata and "," not in metadata["encoders"]):
         return {}
-    differing = [key for key in ("steps", "base", "recipe") if metadata.get(key) != told.get(key)]
+    differing = [key for key in ("steps", "base", "recipe") if metadata.get(key) != contents.metadata.get(key)]
     if differing:
         raise FormatError(
-            f"{path.name} and {second.name} in {str(path.parent)!r} are not of one word: their {', '.join(differing)} "
+            f"{path.name} and {part.name} in {str(path.parent)!r} are not of one word: their {', '.join(differing)} "
             "differ, as after a run that was killed while it wrote them. Resume it, or name its file in exports."
         )
-    return dict(zip(["clip_g"], rows.values(), strict=True))
+    return other.rows
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return a word's file and, beside one of the guide's, that of its rows for a second text encoder."""
+    """Return a word's file and, beside one of the guide's, those of its rows for further text encoders."""
     match = GUIDES.fullmatch(path.name)
     if match is None or match[1]:
         return [path]
-    second = path.with_name(name_of_encoder(path.name, 2))
-    return [path, second] if second.is_file() else [path]
+    further = [path.with_name(name_of_encoder(path.name, number)) for number in (2, 3)]
+    return [path, *(part for part in further if part.is_file())]
 
 
 def _read_line(path: Path) -> str:
@@ -179,25 +242,76 @@ def write_each(concept: Concept, path: Path) -> list[Path]:
 
     Each says of which encoders there are files, so that one of another word beside it is not taken for a part.
     """
-    written = []
+    return [disk.write(place, content) for place, content in contents_of_each(concept, path).items()]
+
+
+def contents_of_each(concept: Concept, path: Path, dtype: str = "F32") -> dict[Path, bytes]:
+    """Return the content of one of the guide's files for each text encoder, by their paths."""
+    contents = {}
     for i, (encoder, rows) in enumerate(concept.rows.items()):
         name = name_of_encoder(path.name, i + 1) if i else path.name
         part = dataclasses.replace(concept, rows={encoder: rows})
-        written.append(write_file(part, path.with_name(name), whole=concept))
-    return written
+        contents[path.with_name(name)] = to_bytes(part, name, dtype=dtype, whole=concept)
+    return contents
 
 
 def write_file(concept: Concept, path: Path, format_: str = "diffusers", whole: Concept | None = None) -> Path:
-    """Write one file; `.safetensors` carries the metadata, `.bin` and `.pt` cannot.
+    """Write one file; `.safetensors` carries the metadata, `.bin` and `.pt` cannot, but in A1111's format.
 
     The metadata are those of the `whole` word, where the file holds but a part of it.
     """
-    arrays = FORMATS[format_].write(concept)
-    if path.suffix == ".safetensors":
-        return disk.write(path, tensors.to_safetensors(arrays, metadata_of(whole or concept)))
-    if path.suffix in SUFFIXES:
-        return disk.write(path, tensors.to_bin(arrays))
-    raise FormatError(f"An embedding is written as .safetensors, .bin or .pt, not as {path.suffix!r} ({path.name}).")
+    return disk.write(path, to_bytes(concept, path.name, format_, whole=whole))
+
+
+def to_bytes(
+    concept: Concept, name: str, format_: str = "diffusers", *, dtype: str = "F32", whole: Concept | None = None
+) -> bytes:
+    """Return a file's content, of a kind that its name says; FormatError if the format has no such file or no place."""
+    made, path = FORMATS[format_], Path(name)
+    refused, suffix = made.refuses(concept), path.suffix
+    if refused:
+        raise FormatError(
+            f"The format {format_!r} {refused}, but {concept.token!r} has {', '.join(concept.rows)}; "
+            "write it in the format 'kohya'."
+        )
+    if suffix not in made.SUFFIXES:
+        raise FormatError(
+            f"The format {format_!r} is written as {' or '.join(made.SUFFIXES)}, not as {suffix!r} ({path.name})."
+        )
+    _refuse_what_does_not_fit(concept, dtype)
+    container = container_of(suffix)
+    called = stem_of(concept.token) if container == "picture" else concept.token  # A1111 triggers on a picture's name
+    values = made.write(concept, called)
+    return files.to_bytes(values, container, metadata_of(whole or concept), dtype, title=concept.token)
+
+
+def container_of(suffix: str) -> Container:
+    """Return what kind of file one with this ending is, where it is what it says."""
+    if suffix in (".png", ".webp", ".jxl", ".avif"):
+        return "picture"
+    return "safetensors" if suffix == ".safetensors" else "pickle"
+
+
+def _refuse_what_does_not_fit(concept: Concept, dtype: str) -> None:
+    largest = max(float(np.abs(rows).max()) for rows in concept.rows.values())
+    if dtype == "F16" and largest > np.finfo(np.float16).max:
+        raise FormatError(f"{concept.token!r} has a number of {largest:g}, which fp16 cannot hold; use bf16 or fp32.")
+
+
+def bundle_into(lora: Path, concepts: Sequence[Concept], path: Path) -> Path:
+    """Write a LoRA's file once more with words in it, in place of any that it has under their names."""
+    if not lora.is_file() or not tensors.is_lora(tensors.header_of(lora)[0]):
+        raise FormatError(f"Words are put into a LoRA's .safetensors file, but {str(lora)!r} is none.")
+    added, told = dict[str, np.ndarray](), dict[str, str]()
+    for concept in concepts:
+        name = stem_of(concept.token).replace(".", "-")  # A1111 ends a bundled word's name at its first dot
+        if f"bundle_emb.{name}" in told:
+            raise FormatError(f"Two words would be called {name!r} in {path}; rename one with --token.")
+        added |= bundle.write(concept, name)
+        told[f"bundle_emb.{name}"] = json.dumps(metadata_of(concept), sort_keys=True)
+    with disk.whole(path) as out:
+        tensors.copy_with(lora, out, added, told)
+    return path
 
 
 def metadata_of(concept: Concept) -> dict[str, str]:
@@ -214,8 +328,3 @@ def metadata_of(concept: Concept) -> dict[str, str]:
         "version": f"pseudoword {__version__}",
     }
     return {**concept.metadata, **{k: v for k, v in own.items() if v}}
-
-
-def stem_of(token: str) -> str:
-    """Return a file stem that every tool can trigger on: no brackets, spaces or slashes."""
-    return re.sub(r"[^\w.-]+", "-", token).strip("-.") or "word"

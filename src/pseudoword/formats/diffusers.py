@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pseudoword.concept import Concept, encoder_of_width
-from pseudoword.errors import FormatError
+from pseudoword.contents import Contents, Word, blocks
+from pseudoword.formats.names import token_of
+
+SUFFIXES: tuple[str, ...] = (".safetensors", ".bin", ".pt")
 
 
-def owns(tensors: Mapping[str, Any]) -> bool:
-    """Whether a file's content is of this format (diffusers' loader: exactly one key, an array)."""
-    return len(tensors) == 1 and all(isinstance(v, np.ndarray) and v.ndim in (1, 2) for v in tensors.values())
+def owns(contents: Contents) -> bool:
+    """Whether a file's content is of this format (diffusers' loader: exactly one key, a tensor)."""
+    return len(contents.values) == 1 and len(blocks(contents.values)) == 1
 
 
-def read(tensors: Mapping[str, Any], stem: str) -> tuple[str, dict[str, np.ndarray]]:
-    """Return token and rows."""
-    del stem
-    [(token, rows)] = tensors.items()
-    rows = np.atleast_2d(rows)
-    return token, {encoder_of_width(rows.shape[1]): rows}
+def read(contents: Contents, stem: str) -> list[Word]:
+    """Return the file's word; a tensor without a name is called as the file."""
+    [(token, rows)] = blocks(contents.values).items()
+    return [Word(token or token_of(stem), {encoder_of_width(rows.shape[1]): rows})]
 
 
-def write(concept: Concept) -> dict[str, np.ndarray]:
-    """Return the file's tensors; FormatError for a word of several text encoders, which has no such file."""
+def refuses(concept: Concept) -> str | None:
+    """Say why a word cannot be written so; None if it can."""
     if len(concept.rows) > 1:
-        raise FormatError(
-            f"A diffusers file holds rows of one text encoder, but {concept.token!r} has {', '.join(concept.rows)}; "
-            "write it in the format 'kohya'."
-        )
+        return "holds rows of one text encoder"
+    return None
+
+
+def write(concept: Concept, name: str) -> dict[str, Any]:
+    """Return the file's values."""
+    del name
     [rows] = concept.rows.values()
     return {concept.token: np.asarray(rows)}

@@ -32,7 +32,7 @@ def fetched(source: str | Path) -> Path:
     try:
         if file:
             first = Path(hf_hub_download(repository, file))
-            if first.name.startswith("learned_embeds") and not first.name.startswith("learned_embeds_2"):
+            if first.name.startswith("learned_embeds") and not first.name.startswith("learned_embeds_"):
                 with contextlib.suppress(EntryNotFoundError):  # a word of one text encoder has no second
                     hf_hub_download(repository, str(PurePosixPath(file).with_name(name_of_encoder(first.name, 2))))
             return first

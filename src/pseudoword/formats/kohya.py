@@ -1,37 +1,50 @@
 """kohya's `emb_params` and, for several text encoders, one tensor under each encoder's name.
 
-A1111/Forge, ComfyUI, InvokeAI and kohya's own tools read both; the trigger there is the file's name.
+A1111/Forge, ComfyUI, InvokeAI and kohya's own tools read both; the trigger there is the file's name. T5 is written as
+`t5xxl`, as ComfyUI looks for it. The files of diffusers' pivotal tuning, with `text_encoders_0` and `_1`, are read too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from pseudoword.concept import ENCODER_OF_WIDTH, Concept, encoder_of_width
+from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.contents import Contents, Word, blocks
+from pseudoword.formats.names import ENCODERS, by_encoder, token_of
 
-ENCODERS = frozenset(ENCODER_OF_WIDTH.values())
+SUFFIXES: tuple[str, ...] = (".safetensors", ".pt", ".bin", ".png")
+PIVOTAL = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
+"""Keys of diffusers' first pivotal tuning (PR 4903)."""
+ALONE = ("clip_l", "clip_h")
+"""Text encoders of bases that have just this one; `emb_params` does not say which it is for."""
 
 
-def owns(tensors: Mapping[str, Any]) -> bool:
+def owns(contents: Contents) -> bool:
     """Whether a file's content is of this format."""
-    named = set(tensors) == {"emb_params"} or (bool(tensors) and set(tensors) <= ENCODERS)
-    return named and all(isinstance(v, np.ndarray) and v.ndim == 2 for v in tensors.values())
+    names = set(contents.values)
+    known = names == {"emb_params"} or (bool(names) and (names <= set(ENCODERS) or names <= set(PIVOTAL)))
+    return known and len(blocks(contents.values)) == len(names)
 
 
-def read(tensors: Mapping[str, Any], stem: str) -> tuple[str, dict[str, np.ndarray]]:
-    """Return token and rows; the file does not say the token, its name does, spaces as hyphens."""
-    stem = "-".join(stem.split())
-    if "emb_params" in tensors:
-        rows = tensors["emb_params"]
-        return stem, {encoder_of_width(rows.shape[1]): rows}
-    return stem, dict(tensors)
+def read(contents: Contents, stem: str) -> list[Word]:
+    """Return the file's word; the file does not say its token, its name does."""
+    values = {PIVOTAL.get(name, name): rows for name, rows in blocks(contents.values).items()}
+    if "emb_params" in values:
+        rows = values["emb_params"]
+        return [Word(token_of(stem), {encoder_of_width(rows.shape[1]): rows})]
+    return [Word(token_of(stem), by_encoder(values))]
 
 
-def write(concept: Concept) -> dict[str, np.ndarray]:
-    """Return the file's tensors."""
-    if len(concept.rows) == 1:
+def refuses(concept: Concept) -> str | None:
+    """Every word can be written so."""
+    del concept
+
+
+def write(concept: Concept, name: str) -> dict[str, Any]:
+    """Return the file's values."""
+    del name
+    if len(concept.rows) == 1 and next(iter(concept.rows)) in ALONE:
         return {"emb_params": np.asarray(next(iter(concept.rows.values())))}
-    return {encoder: np.asarray(rows) for encoder, rows in concept.rows.items()}
+    return {"t5xxl" if encoder == "t5" else encoder: np.asarray(rows) for encoder, rows in concept.rows.items()}

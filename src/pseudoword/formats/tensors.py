@@ -1,90 +1,125 @@
-"""Tensors in files, as NumPy arrays, read without ever running code from the file."""
+"""safetensors files: read no further than their words, and written so that equal words give equal bytes."""
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
+import shutil
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
-from pseudoword.errors import FormatError
+from pseudoword.contents import Contents
+from pseudoword.errors import FormatError, first_line
+from pseudoword.formats.numbers import DTYPES, FLOATS, as_float32, stored
 
-LARGEST = 256 * 2**20
-"""Bytes above which a file is no embedding."""
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a file's content as named fp32 arrays, and its metadata. What it is decides, not its extension."""
-    if not path.is_file():
-        raise FormatError(f"There is no file {str(path)!r}.")
-    size = path.stat().st_size
-    if size == 0:
-        raise FormatError(f"{path} is empty; an embedding has kilobytes. Download or copy it again.")
-    if size > LARGEST:
-        raise FormatError(f"{path} has {size / 2**20:.0f} MiB; an embedding has kilobytes. Is it a model?")
-    content = path.read_bytes()
-    if content[8:9] == b"{":
-        return _read_safetensors(path, content)
-    if content[:2] == b"PK" or content[:1] == b"\x80":
-        return _read_pickle(path, content), {}
-    raise FormatError(f"{path} is neither a safetensors nor a PyTorch file; an embedding is one of them.")
+LARGEST_HEADER = 16 * 2**20
+"""Bytes; the largest LoRAs have one of 1 MiB."""
+BUNDLED, EMBEDDED = "bundle_emb.", "<embed>"
+"""What tensors of words begin with in a LoRA file, and what metadata say of them in lora_pti's."""
+NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def _read_safetensors(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-    try:
-        tensors = dict(safetensors.deserialize(content))
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise FormatError(f"{path} is a damaged safetensors file ({error}); download or copy it again.") from error
-    metadata = {str(k): str(v) for k, v in (header.get("__metadata__") or {}).items()}
-    return {name: _array(path, name, tensor) for name, tensor in tensors.items()}, metadata
+def header_of(path: Path) -> tuple[dict[str, Any], int]:
+    """Return a safetensors file's header and where its tensors begin; FormatError if it does not fit the file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > LARGEST_HEADER:
+            raise FormatError(
+                f"{path} is a damaged safetensors file (a header of {length} bytes); download or copy it again."
+            )
+        try:
+            with safetensors.safe_open(path, "np"):  # the library checks shapes, offsets and the file's length
+                return json.loads(file.read(length)), 8 + length
+        except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+            reason = first_line(error)
+            raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.") from error
 
 
-def _array(path: Path, name: str, tensor: Mapping[str, Any]) -> np.ndarray:
-    if tensor["dtype"] not in DTYPES:
-        raise FormatError(f"{path} holds {name!r} as {tensor['dtype']}; expected one of {', '.join(DTYPES)}.")
-    values = np.frombuffer(tensor["data"], dtype=DTYPES[tensor["dtype"]])
-    if tensor["dtype"] == "BF16":
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32).reshape(tensor["shape"])
+def is_lora(header: Mapping[str, Any]) -> bool:
+    """Whether a safetensors file is a LoRA, by the names of its tensors."""
+    return any("lora" in name for name in header if name != "__metadata__")
 
 
-def _read_pickle(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise FormatError(f"{path} is a PyTorch file; reading it needs pip install 'pseudoword[torch]'.") from error
-    try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if isinstance(loaded, dict):
-            return {str(k): v.detach().float().numpy() if torch.is_tensor(v) else v for k, v in loaded.items()}
-    except Exception as error:  # the unpickler raises whatever the broken or refused content leads to
-        raise FormatError(
-            f"{path} cannot be read safely as tensors only: it is damaged or holds code. "
-            "Download it again, or get it as .safetensors."
-        ) from error
-    raise FormatError(f"{path} holds a {type(loaded).__name__}, not named tensors.")
+def read(path: Path, largest: int) -> Contents:
+    """Read a safetensors file; of a LoRA's only the words that are bundled with it. FormatError says why not."""
+    header, start = header_of(path)
+    metadata = {str(k): str(v) for k, v in (header.pop("__metadata__", None) or {}).items()}
+    bundled = [name for name in header if name.startswith(BUNDLED) or metadata.get(name) == EMBEDDED]
+    if not bundled and is_lora(header):
+        raise FormatError(f"{path} is a LoRA, and no word is bundled with it.")
+    wanted = bundled or list(header)
+    with path.open("rb") as file:
+        size = sum(header[name]["data_offsets"][1] - header[name]["data_offsets"][0] for name in wanted)
+        if size > largest:
+            raise FormatError(f"{path} has {size / 2**20:.0f} MiB; an embedding has kilobytes. Is it a model?")
+        values = {}
+        for name in wanted:
+            dtype, (begin, end) = header[name]["dtype"], header[name]["data_offsets"]
+            if dtype not in FLOATS:
+                raise FormatError(f"{path} holds {name[:60]!r} as {dtype}; expected one of {', '.join(FLOATS)}.")
+            file.seek(start + begin)
+            numbers = np.frombuffer(file.read(end - begin), dtype=DTYPES[dtype])
+            values[name] = as_float32(numbers, dtype).reshape(header[name]["shape"])
+    dtypes = {name: header[name]["dtype"] for name in wanted}
+    return Contents("safetensors", values, metadata, dtypes, others=len(header) - len(wanted))
 
 
-def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a safetensors file; equal words give equal bytes (the library shuffles the metadata)."""
-    content = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=dict(metadata))
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors start at a multiple of 8
-    return len(header).to_bytes(8, "little") + header + content[end:]
+def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], dtype: str = "F32") -> bytes:
+    """Return the content of a safetensors file, names in order: the library shuffles them, and cannot write BF16."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    content = []
+    for name, array in sorted(arrays.items()):
+        content.append(stored(array, dtype).tobytes())
+        header[name] = _entry(dtype, array.shape, sum(map(len, content[:-1])), len(content[-1]))
+    return with_header(header) + b"".join(content)
 
 
-def to_bin(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return the content of a PyTorch .bin file."""
-    import torch
+def _entry(dtype: str, shape: Sequence[int], begin: int, size: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + size]}
 
-    content = io.BytesIO()
-    torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, content)
-    return content.getvalue()
+
+def with_header(header: Mapping[str, Any]) -> bytes:
+    """Return the beginning of a safetensors file, up to its tensors."""
+    text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    return struct.pack("<Q", len(text)) + text
+
+
+def copy_with(source: Path, out: BinaryIO, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file's tensors and metadata, and more, leaving out what begins as `arrays` are bundled."""
+    header, start = header_of(source)
+    with source.open("rb") as file:
+        told = {**(header.pop("__metadata__", None) or {}), **metadata}
+        replaced = tuple(f"{name.rpartition('.')[0]}." for name in arrays)
+        kept = {name: own for name, own in header.items() if not name.startswith(replaced)}
+        order = sorted(kept, key=lambda name: kept[name]["data_offsets"])
+        added = {name: np.ascontiguousarray(array, dtype="<f4") for name, array in sorted(arrays.items())}
+        entries, end = dict[str, Any]({"__metadata__": told}), 0
+        for name in order:
+            size = kept[name]["data_offsets"][1] - kept[name]["data_offsets"][0]
+            entries[name], end = _entry(kept[name]["dtype"], kept[name]["shape"], end, size), end + size
+        for name, array in added.items():
+            entries[name], end = _entry("F32", array.shape, end, array.nbytes), end + array.nbytes
+        out.write(with_header(entries))
+        for name in order:
+            begin, end = kept[name]["data_offsets"]
+            file.seek(start + begin)
+            shutil.copyfileobj(_Part(file, end - begin), out)  # pyright: ignore[reportArgumentType]
+        for array in added.values():
+            out.write(array.tobytes())
+
+
+class _Part:
+    """The next bytes of a file, as a file."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.left = file, size
+
+    def read(self, size: int) -> bytes:
+        part = self.file.read(min(size, self.left))
+        self.left -= len(part)
+        return part

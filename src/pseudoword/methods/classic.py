@@ -55,6 +55,10 @@ class Classic:
         """Running means of gradients and of their squares, per block."""
         return {f"{kind}.{name}": p * 0 for name, p in params.items() for kind in ("mean", "square")}
 
+    def state_of_adam(self, encoder: str, means: np.ndarray, squares: np.ndarray, steps: int) -> dict[str, np.ndarray]:
+        """The same means; the steps count in the correction of their bias."""
+        return {f"mean.{encoder}": means, f"square.{encoder}": squares, "earlier_steps": means.mean() * 0 + steps}
+
     def rows(self, xp: ModuleType, params: Arrays) -> dict[str, Any]:
         """The parameters themselves."""
         del xp
@@ -65,13 +69,15 @@ class Classic:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """One AdamW step."""
         o = self.options
-        new_params, new_state = {}, {}
+        new_params, new_state = {}, {name: state[name] for name in state.keys() & {"earlier_steps"}}
+        root = xp.sqrt if new_state else math.sqrt  # earlier steps are an array
+        step += state.get("earlier_steps", 0)
         for name, p in params.items():
             g = grads[name]
             mean = o.adam_beta1 * state[f"mean.{name}"] + (1 - o.adam_beta1) * g
             square = o.adam_beta2 * state[f"square.{name}"] + (1 - o.adam_beta2) * g * g
             mean_hat = mean / (1 - o.adam_beta1 ** (step + 1))
-            root_hat = xp.sqrt(square) / math.sqrt(1 - o.adam_beta2 ** (step + 1))
+            root_hat = xp.sqrt(square) / root(1 - o.adam_beta2 ** (step + 1))
             new_params[name] = p * (1 - lr * o.adam_weight_decay) - lr * mean_hat / (root_hat + o.adam_epsilon)
             new_state |= {f"mean.{name}": mean, f"square.{name}": square}
         return new_params, new_state

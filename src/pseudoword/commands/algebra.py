@@ -1,0 +1,141 @@
+"""`pseudoword algebra`: arithmetic on words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import tyro
+
+if TYPE_CHECKING:
+    from pseudoword.concept import Concept
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What every new word has."""
+
+    output: str
+    """The new word's file (.safetensors, .bin, .pt) or folder."""
+    token: str = ""
+    """What the new word is called; the first word's token if not said."""
+
+
+@dataclass(frozen=True)
+class Merge(_Made):
+    """The weighted mean of words of equally many vectors."""
+
+    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The words' files or folders."""
+    weights: tuple[float, ...] = ()
+    """A weight for each word, of any sum; equal if not said."""
+    spherical: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Average directions and lengths apart, so that the mean is no shorter than the words."""
+
+
+@dataclass(frozen=True)
+class Concatenate(_Made):
+    """One word of all vectors of the words, in their order."""
+
+    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The words' files or folders."""
+
+
+@dataclass(frozen=True)
+class Difference(_Made):
+    """The first word less the second, plus a third: king - man + woman."""
+
+    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Two or three words' files or folders."""
+
+
+@dataclass(frozen=True)
+class Scale(_Made):
+    """The word with every vector as long as the words of a base's vocabulary are on the average."""
+
+    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The word's file or folder."""
+    base: str = ""
+    """The base model whose vocabulary says how long; a folder, a Hub id or toybox."""
+    config: Optional[str] = None
+    """With a base that is a .safetensors or .ckpt file: folder in diffusers layout, or Hub id, of a base like it."""
+
+
+@dataclass(frozen=True)
+class Prune(_Made):
+    """The word with some of its vectors."""
+
+    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """The word's file or folder."""
+    keep: tuple[int, ...] = ()
+    """Vectors to keep, counted from 0, in this order."""
+    vectors: int = 0
+    """How many to keep instead: those that are least like each other."""
+
+
+HOW_MANY = {Merge: (2, None), Concatenate: (2, None), Difference: (2, 3), Scale: (1, 1), Prune: (1, 1)}
+"""Words that each takes, at least and at most."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one operation and write the new word."""
+    options = tyro.extras.subcommand_cli_from_dict(
+        {kind.__name__.lower(): kind for kind in HOW_MANY},
+        args=list(arguments),
+        prog="pseudoword algebra",
+        description="Arithmetic on words: each writes a new word and leaves the others as they are.",
+        config=(tyro.conf.HelptextFromCommentsOff,),
+    )
+    from pseudoword import formats, watch
+    from pseudoword.disk import writing
+    from pseudoword.errors import RecipeError
+
+    watch.show_messages()
+    least, most = HOW_MANY[type(options)]
+    if len(options.file) < least or (most and len(options.file) > most):
+        some = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+        raise RecipeError(f"This takes {some} word(s), but {len(options.file)} are named.")
+    words = [formats.read(formats.fetched(file)) for file in options.file]
+    made = _carried_out(options, words)
+    output = Path(options.output).expanduser()
+    if output.exists() and any(output.resolve() == Path(file).expanduser().resolve() for file in options.file):
+        raise RecipeError(f"{output} is one of the words; write to another.")
+    with writing(output):
+        written = made.save(output)
+    print(f"{written}: {made.token}, {made.num_vectors} vector(s)")
+    return 0
+
+
+def _carried_out(options: _Made, words: Sequence[Concept]) -> Concept:
+    from pseudoword import algebra
+
+    match options:
+        case Merge():
+            weights = options.weights or None
+            return algebra.merge(words, weights, spherical=options.spherical, token=options.token)
+        case Concatenate():
+            return algebra.concatenate(words, options.token)
+        case Difference():
+            return algebra.difference(*words, token=options.token)
+        case Prune():
+            return algebra.prune(words[0], options.keep, options.vectors, options.token)
+        case Scale():
+            return algebra.scale(words[0], _mean_norms(options), options.token)
+        case _:
+            raise AssertionError(options)
+
+
+def _mean_norms(options: Scale) -> dict[str, float]:
+    """Return the mean norm of the base's vocabulary for each text encoder."""
+    import numpy as np
+
+    from pseudoword.errors import RecipeError
+    from pseudoword.inspection import vocabularies_of
+    from pseudoword.recipe import BaseModel
+
+    if not options.base:
+        raise RecipeError("Name the base whose vocabulary the word shall be as long as: --base MODEL.")
+    vocabularies = vocabularies_of(BaseModel(options.base, config=options.config))
+    return {encoder: float(np.linalg.norm(v.table, axis=1).mean()) for encoder, v in vocabularies.items()}

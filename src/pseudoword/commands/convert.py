@@ -1,0 +1,136 @@
+"""`pseudoword convert`: words as the files of other tools."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import tyro
+
+if TYPE_CHECKING:
+    from pseudoword.converting import Outcome
+
+DESCRIPTION = (
+    "Write words as the files of other tools: diffusers, a1111, a1111-picture, forge, comfyui, invokeai, kohya, "
+    "onetrainer, original; or into a LoRA's file. What a file cannot say is told."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write words as the files of other tools."""
+
+    file: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Embedding files, runs, or folders of them: every format, whatever the ending says."""
+    to: str = ""
+    """Tools to write for, separated by commas: comfyui,a1111."""
+    into: Optional[str] = None
+    """A LoRA's .safetensors file to bundle the words with; --output then is the new file."""
+    output: str = "converted"
+    """Folder for the files, each in a folder of its tool's name; or, of one word for one tool, the file itself."""
+    token: Optional[str] = None
+    """What the word is called from now on, where the input holds one."""
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """How numbers are stored; fp32 loses nothing. Pictures have decimals."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace files that are there and hold something else."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a JSON object a line for each word and tool."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Convert, show what became of each, and return 1 if something could not be converted."""
+    options = tyro.cli(
+        Options,
+        args=list(arguments),
+        prog="pseudoword convert",
+        description=DESCRIPTION,
+        config=(tyro.conf.HelptextFromCommentsOff,),
+    )
+    from pseudoword import watch
+
+    watch.show_messages()
+    from pseudoword import converting
+    from pseudoword.disk import writing
+    from pseudoword.errors import RecipeError
+
+    if not options.file:
+        raise RecipeError("Name at least one embedding file, or a folder of them.")
+    if bool(options.to) == bool(options.into):
+        raise RecipeError("Name tools with --to, such as --to comfyui,a1111, or a LoRA with --into; one of the two.")
+    targets = [name.strip() for name in options.to.split(",") if name.strip()]
+    converting.check(targets, options.dtype)
+    files = converting.sources(options.file)
+    output = Path(options.output).expanduser()
+    with writing(output):
+        if options.into:
+            return _into(options, files, output)
+        if output.suffix:
+            return _show([converting.convert_one(files, targets, output, options.token, options.dtype)], 1, options)
+        found = converting.convert(
+            files, targets, output, token=options.token, dtype=options.dtype, overwrite=options.overwrite
+        )
+        return _show(found, len(files) * len(targets), options)
+
+
+def _into(options: Options, files: Sequence[Path], output: Path) -> int:
+    from pseudoword import converting, formats
+    from pseudoword.errors import RecipeError
+
+    if output.suffix != ".safetensors":
+        raise RecipeError("With --into LORA, name the new file: --output NEW.safetensors.")
+    words = converting.words(files, options.token)
+    formats.bundle_into(Path(options.into or "").expanduser(), words, output)
+    print(f"{output} has {', '.join(word.token for word in words)}.")
+    return 0
+
+
+def _show(outcomes: Iterable[Outcome], expected: int, options: Options) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    failed = written = there = 0
+    plain = Console(soft_wrap=True, highlight=False, markup=False)
+    with Progress(console=plain, disable=not sys.stderr.isatty() or options.json, transient=True) as progress:
+        bar = progress.add_task("converting", total=expected)
+        for outcome in outcomes:
+            progress.advance(bar)
+            failed += bool(outcome.error)
+            there += outcome.was_there
+            written += bool(outcome.written) and not outcome.was_there
+            if options.json:
+                print(json.dumps(_plain(outcome)))
+            elif outcome.error:
+                print(f"error: {outcome.error}", file=sys.stderr)
+            elif expected <= MOST_LINES:
+                plain.print(_line(outcome))
+    if not options.json:
+        print(f"{written} written, {there} were there already, {failed} could not be converted.")
+    return 1 if failed else 0
+
+
+MOST_LINES = 40
+"""Of words that went well; of more, only their number is shown."""
+
+
+def _line(outcome: Outcome) -> str:
+    lost = f"; it does not hold {', '.join(outcome.lost)}" if outcome.lost else ""
+    first, *more = outcome.written
+    name = first.parent if more else first
+    return f"{name}: in prompts {outcome.trigger}{lost}"
+
+
+def _plain(outcome: Outcome) -> dict[str, object]:
+    return {
+        "source": str(outcome.source),
+        "target": outcome.target,
+        "written": [str(path) for path in outcome.written],
+        "trigger": outcome.trigger,
+        "lost": list(outcome.lost),
+        "was_there": outcome.was_there,
+        "error": outcome.error,
+    }

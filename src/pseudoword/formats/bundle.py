@@ -1,0 +1,88 @@
+"""Words bundled with a LoRA: `bundle_emb.NAME.KEY` beside its tensors in a safetensors file.
+
+A1111, SD.Next, ComfyUI and OneTrainer know them; KEY is an encoder's (`clip_l`), or what a word's own file would have
+(`emb_params`, `string_to_param.*`). cloneofsimo's lora_pti instead names a tensor after its token and says `<embed>` of
+it in the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.contents import Contents, Word, blocks
+from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, token_of
+from pseudoword.formats.tensors import BUNDLED, EMBEDDED
+
+SUFFIXES: tuple[str, ...] = ()
+"""A word is put into a LoRA that is there (`formats.bundle_into`)."""
+ONE_ENCODER = ("emb_params", "emp_params")
+PARAMETER = "string_to_param"
+
+
+def owns(contents: Contents) -> bool:
+    """Whether a file's content is of this format."""
+    told = contents.metadata
+    return any(name.startswith(BUNDLED) or told.get(name) == EMBEDDED for name in contents.values)
+
+
+def read(contents: Contents, stem: str) -> list[Word]:
+    """Return the words of a file."""
+    del stem
+    values = blocks(contents.values)
+    found = [
+        Word(token_of(name), {encoder_of_width(rows.shape[1]): rows})
+        for name, rows in values.items()
+        if contents.metadata.get(name) == EMBEDDED
+    ]
+    bundles: dict[str, dict[str, np.ndarray]] = {}
+    for key, rows in values.items():
+        if key.startswith(BUNDLED):
+            name, _, inner = _parted(key.removeprefix(BUNDLED))
+            bundles.setdefault(name, {})[inner] = rows
+    return found + [_word(name, parts, contents.metadata) for name, parts in bundles.items()]
+
+
+def _parted(name: str) -> tuple[str, str, str]:
+    """Return a bundled tensor's word and key: a word's name may have dots, a key's only after `string_to_param`."""
+    word, dot, term = name.partition(f".{PARAMETER}.")
+    return (word, dot, PARAMETER) if dot and term else name.rpartition(".")
+
+
+def _word(name: str, parts: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Word:
+    told = _told(metadata.get(f"{BUNDLED}{name}", ""))
+    left = tuple(f"{BUNDLED}{name}.{key}" for key in sorted(OUTPUTS & set(parts)))
+    alone = [rows for key, rows in parts.items() if key in (*ONE_ENCODER, PARAMETER)]
+    if alone:
+        return Word(token_of(name), {encoder_of_width(alone[0].shape[1]): alone[0]}, told, left)
+    rows = by_encoder({key: rows for key, rows in parts.items() if key in ENCODERS})
+    if list(rows) == ["clip_l"]:  # what OneTrainer calls the one encoder of SD 2 too
+        rows = {encoder_of_width(rows["clip_l"].shape[1]): rows["clip_l"]}
+    return Word(token_of(name), rows, told, left)
+
+
+def _told(text: str) -> dict[str, str]:
+    """Return what we wrote about a word into a LoRA's metadata."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+
+
+def refuses(concept: Concept) -> str | None:
+    """Every word can be written so."""
+    del concept
+
+
+def write(concept: Concept, name: str) -> dict[str, Any]:
+    """Return the tensors to add to a LoRA's; an only encoder is called clip_l, as OneTrainer calls it."""
+    prefix = f"{BUNDLED}{name}"
+    if len(concept.rows) == 1 and "t5" not in concept.rows:
+        return {f"{prefix}.clip_l": np.asarray(next(iter(concept.rows.values())))}
+    keys = {"t5": "t5xxl"}
+    return {f"{prefix}.{keys.get(encoder, encoder)}": np.asarray(rows) for encoder, rows in concept.rows.items()}

@@ -1,0 +1,39 @@
+"""Types of numbers as embedding files have them, by the names that safetensors gives them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+DTYPES = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "F64": "<f8",
+        "F32": "<f4",
+        "F16": "<f2",
+        "BF16": "<u2",
+        "I64": "<i8",
+        "I32": "<i4",
+        "I16": "<i2",
+        "I8": "i1",
+        "U8": "u1",
+        "BOOL": "?",
+    }.items()
+}
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def as_float32(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return numbers stored as `dtype` as fp32; exact but for F64 and large integers. NumPy has no bfloat16."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # an F64 beyond fp32 is infinite, and refused as such
+        return values.astype(np.float32)
+
+
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return fp32 numbers as they are stored as `dtype`, rounded to nearest even; bfloat16 as its 16 bits."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    with np.errstate(over="ignore"):
+        return values.astype(DTYPES[dtype])

@@ -1,0 +1,44 @@
+"""OneTrainer: `emp_params`, or a tensor under each text encoder's name; `*_out` are rows for the encoders' outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.contents import Contents, Word, blocks
+from pseudoword.formats.kohya import ALONE
+from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, token_of
+
+SUFFIXES: tuple[str, ...] = (".safetensors", ".pt")
+
+
+def owns(contents: Contents) -> bool:
+    """Whether a file's content is of this format: what kohya's files have not."""
+    names = set(contents.values)
+    inputs = names - OUTPUTS
+    return inputs == {"emp_params"} or (bool(inputs) and inputs <= set(ENCODERS))
+
+
+def read(contents: Contents, stem: str) -> list[Word]:
+    """Return the file's word; what acts on the encoders' outputs has no place in it."""
+    values = blocks(contents.values)
+    left = tuple(sorted(OUTPUTS & set(contents.values)))
+    if "emp_params" in values:
+        rows = values["emp_params"]
+        return [Word(token_of(stem), {encoder_of_width(rows.shape[1]): rows}, left=left)]
+    return [Word(token_of(stem), by_encoder({k: v for k, v in values.items() if k in ENCODERS}), left=left)]
+
+
+def refuses(concept: Concept) -> str | None:
+    """Every word can be written so."""
+    del concept
+
+
+def write(concept: Concept, name: str) -> dict[str, Any]:
+    """Return the file's values."""
+    del name
+    if len(concept.rows) == 1 and next(iter(concept.rows)) in ALONE:
+        return {"emp_params": np.asarray(next(iter(concept.rows.values())))}
+    return {encoder: np.asarray(rows) for encoder, rows in concept.rows.items()}
