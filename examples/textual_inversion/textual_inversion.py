@@ -18,7 +18,7 @@ from typing import get_args
 
 from pseudoword import watch
 from pseudoword.errors import Interrupted, PseudowordError, RecipeError
-from pseudoword.formats import SECOND_IN_FOLDER
+from pseudoword.formats import FURTHER_IN_FOLDER
 from pseudoword.interruption import carry_out
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import (
@@ -105,7 +105,7 @@ def learn(recipe: Recipe, resume: str | None, hub_token: str | None) -> None:
 def where(recipe: Recipe) -> str:
     """Return a sentence on where the word is, and the line of diffusers that loads it."""
     [concept], folder = recipe.concepts, recipe.output.folder
-    several = any(Path(folder, name).is_file() for name in SECOND_IN_FOLDER)  # text encoders, as SDXL has
+    several = any(Path(folder, name).is_file() for name in FURTHER_IN_FOLDER)  # text encoders, as SDXL has
     loading = f"pseudoword.load(pipeline, {folder!r})" if several else f"pipeline.load_textual_inversion({folder!r})"
     kind = "StableDiffusionXLPipeline" if several else "StableDiffusionPipeline"
     pipeline = f"\nThe whole pipeline is there too: {kind}.from_pretrained({folder!r})"

@@ -22,8 +22,8 @@ def merge(
     `spherical` averages directions and lengths apart (of two words: slerp, Shoemake 1985, along the shorter arc), so
     that the result is as long as the words are and not shorter. TokenError if the words are not of one kind.
     """
-    shares = _shares(concepts, weights)
     _refuse_other_kinds(concepts, "merged", vectors=True)
+    shares = _shares(concepts, weights)
     mean = _on_the_sphere if spherical else _mean
     rows = {encoder: mean([own.rows[encoder] for own in concepts], shares) for encoder in concepts[0].rows}
     return _made(concepts, token, rows, "merge", weights=", ".join(f"{share:.4g}" for share in shares))
@@ -115,7 +115,7 @@ def _on_the_sphere(blocks: Sequence[Block], shares: Sequence[float]) -> Block:
     if (norms < 1e-9).any():
         raise TokenError("Vectors that point in opposite directions have no spherical mean; change the weights.")
     centre = start / norms
-    for _ in range(50):  # Buss & Fillmore 2001: the mean of the logarithms, followed until it vanishes
+    for _ in range(1000):  # Buss & Fillmore 2001: the mean of the logarithms, followed until it vanishes
         steps = sum(share * _logarithm(centre, point) for point, share in zip(points, shares, strict=True))
         angle = np.linalg.norm(steps, axis=1, keepdims=True)
         centre = centre * np.cos(angle) + steps * np.sinc(angle / np.pi)
@@ -128,7 +128,8 @@ def _logarithm(centre: Block, point: Block) -> Block:
     """Return the tangents at `centre` that lead to `point`, as long as the angles between them."""
     cosine = np.clip((centre * point).sum(1, keepdims=True), -1, 1)
     across = point - cosine * centre
-    return across * (np.arccos(cosine) / np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-15))
+    sine = np.linalg.norm(across, axis=1, keepdims=True)
+    return across * (np.arctan2(sine, cosine) / np.maximum(sine, 1e-15))
 
 
 def _shares(concepts: Sequence[Concept], weights: Sequence[float] | None) -> list[float]:

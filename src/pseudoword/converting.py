@@ -129,6 +129,7 @@ def convert(
     """
     check(targets, dtype)
     taken: dict[Path, Path] = {}
+    halves = [half for target in targets for half in (folder / target).glob(f"{disk.TEMPORARY}*")]
     for file in files:
         try:
             concepts = formats.read_all(file)
@@ -145,6 +146,8 @@ def convert(
                     yield _written(file, concept, target, place, DTYPES[dtype], overwrite)
                 except (PseudowordError, OSError) as error:
                     yield Outcome(file, target, error=first_line(error))
+    for half in halves:  # of an earlier conversion that was killed
+        half.unlink(missing_ok=True)
 
 
 def words(files: Iterable[Path], token: str | None = None) -> list[Concept]:

@@ -161,9 +161,10 @@ def _concept(path: Path, word: Word, metadata: Mapping[str, str]) -> Concept:
 def _read_file(path: Path) -> tuple[Contents, list[Word]]:
     """Return what one file holds, and its words."""
     contents = files.open_file(path)
+    format_ = FORMATS[identify(contents, path)]
     try:
-        words = FORMATS[identify(contents, path)].read(contents, path.stem)
-    except TokenError as error:
+        words = format_.read(contents, path.stem)
+    except (TokenError, FormatError) as error:
         raise FormatError(f"{path}: {error}") from error
     if len(words) == 1 and len(words[0].rows) == 1:
         told = [encoder.partition(":")[0] for encoder in contents.metadata.get("encoders", "").split(",")]
@@ -280,7 +281,7 @@ def to_bytes(
         )
     _refuse_what_does_not_fit(concept, dtype)
     container = container_of(suffix)
-    called = stem_of(concept.token) if container == "picture" else concept.token  # A1111 triggers on a picture's name
+    called = path.stem if container == "picture" else concept.token  # A1111 triggers on the name in a picture
     values = made.write(concept, called)
     return files.to_bytes(values, container, metadata_of(whole or concept), dtype, title=concept.token)
 
@@ -294,7 +295,7 @@ def container_of(suffix: str) -> Container:
 
 def _refuse_what_does_not_fit(concept: Concept, dtype: str) -> None:
     largest = max(float(np.abs(rows).max()) for rows in concept.rows.values())
-    if dtype == "F16" and largest > np.finfo(np.float16).max:
+    if dtype == "F16" and largest > 65504:
         raise FormatError(f"{concept.token!r} has a number of {largest:g}, which fp16 cannot hold; use bf16 or fp32.")
 
 

@@ -180,6 +180,8 @@ def _stored(machine: _Machine, _: Any) -> None:
     match machine.stack.pop():
         case ("storage", Global(_, name), str(key), str(), int(length), *_) if name in STORAGES and length >= 0:
             machine.stack.append(Storage(key, STORAGES[name], length))
+        case ("module", Global() as of, str(), str()):  # before 1.6 a class came with its source, to warn of changes
+            machine.stack.append(of)
         case _:
             raise Refused("refers to something outside of it that is no storage")
 

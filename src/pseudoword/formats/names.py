@@ -34,6 +34,6 @@ def by_encoder(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for key, block in values.items():
         encoder = ENCODERS[key]
         if encoder in rows and not np.array_equal(rows[encoder], block):
-            raise FormatError(f"The file's rows for t5 and t5xxl differ, but both are for {encoder}; delete one.")
+            raise FormatError("rows for t5 and for t5xxl differ, though both names mean one encoder; delete one.")
         rows[encoder] = block
     return rows

@@ -8,6 +8,7 @@ import numpy as np
 
 from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.contents import Contents, Word, blocks
+from pseudoword.errors import FormatError
 from pseudoword.formats.kohya import ALONE
 from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, token_of
 
@@ -18,13 +19,15 @@ def owns(contents: Contents) -> bool:
     """Whether a file's content is of this format: what kohya's files have not."""
     names = set(contents.values)
     inputs = names - OUTPUTS
-    return inputs == {"emp_params"} or (bool(inputs) and inputs <= set(ENCODERS))
+    return bool(names) and (inputs == {"emp_params"} or inputs <= set(ENCODERS))
 
 
 def read(contents: Contents, stem: str) -> list[Word]:
     """Return the file's word; what acts on the encoders' outputs has no place in it."""
     values = blocks(contents.values)
     left = tuple(sorted(OUTPUTS & set(contents.values)))
+    if len(left) == len(contents.values):
+        raise FormatError(f"{', '.join(left)} act on what text encoders give out, and there is no word beside them.")
     if "emp_params" in values:
         rows = values["emp_params"]
         return [Word(token_of(stem), {encoder_of_width(rows.shape[1]): rows}, left=left)]

@@ -149,6 +149,11 @@ def _stem(file: File) -> str:
     return file.path.stem
 
 
+def _name_in_picture(file: File) -> str:
+    """A1111 calls a word as its file, and one in a picture as that says."""
+    return str(file.values.get("name", file.path.stem)) if file.contents.container == "picture" else file.path.stem
+
+
 def _token_for_diffusers(file: File) -> str:
     if file.terms:
         return str(file.values.get("name"))
@@ -161,6 +166,9 @@ BAD_IN_COMFYUI = re.compile(r"[\s<>\[\](),:]")
 
 MISNAMED = "goes by the ending, which says another kind of file than it is"
 NAMELESS = _not(lambda f: f.has(""), "expects tensors with names")
+FIRST_IS_WORD = _loads(
+    lambda f: f.has("emp_params") and f.first is f.values["emp_params"], "the first of its tensors, emp_params"
+)
 AS_XL = _not(lambda f: f.has("clip_g") and (f.has("t5") or f.has("t5xxl")), "takes a word for SD 3 for one of SDXL's")
 A1111 = (
     NAMELESS,
@@ -187,6 +195,7 @@ COMFYUI = (
     _loads(lambda f: f.has("clip_l") or f.has("clip_g") or f.has("t5xxl"), "rows by text encoder"),
     _loads(lambda f: f.bundled, "words bundled with a LoRA, all of them one after the other"),
     _loads(lambda f: _is_array(f.first, 1, 2) and len(f.values) == 1, "its first tensor"),
+    FIRST_IS_WORD,
     _not(lambda _: True, "takes the first of several tensors, whatever it is"),
 )
 WIDTHS = {768: "sd-1", 1024: "sd-2", 1280: "sdxl"}
@@ -209,12 +218,14 @@ INVOKEAI = (
     _loads(
         lambda f: f.has("clip_l", "clip_g") and f.width(f.values["clip_g"]) in WIDTHS, "an SDXL word (clip_l, clip_g)"
     ),
+    _loads(lambda f: f.width(f.values.get("clip_g")) in WIDTHS, "rows for SDXL's second text encoder"),
     _loads(
-        lambda f: _one(f.values.values(), 1) and len(f.first) in WIDTHS, "a single flat vector, as diffusers first had"
+        lambda f: _one(f.values.values(), 1, 2) and len(f.first) in WIDTHS,
+        "a single flat vector, as diffusers first had",
     ),
     _not(lambda f: f.has("emp_params"), "takes the number of vectors for the width unless it is called emb_params"),
     _not(
-        lambda f: len(f.values) == 1 and _is_array(f.first, 2) and f.first.shape[0] not in WIDTHS,
+        lambda f: _one(f.values.values(), 2),
         "takes the number of vectors for the width in files of diffusers' kind; convert --to invokeai mends it",
     ),
     _not(lambda _: True, "knows words of width 768, 1024 and 1280 alone"),
@@ -226,8 +237,10 @@ KOHYA = (
     _loads(lambda f: _one(f.terms.values(), 2), "the term of string_to_param"),
     AS_XL,
     _loads(lambda f: f.has("clip_l", "clip_g"), "an SDXL word (clip_l, clip_g)"),
+    _not(lambda f: f.has("clip_g"), "expects clip_l beside clip_g"),
     _not(lambda f: f.bundled, "knows no words in LoRA files"),
     _loads(lambda f: _one(f.values.values(), 2), "a single tensor, whatever it is called"),
+    FIRST_IS_WORD,
     _not(lambda f: _one(f.values.values(), 1), "takes the width of a flat vector for a number of vectors"),
     _not(lambda _: True, "expects one tensor [vectors, width], or clip_l and clip_g"),
 )
@@ -273,11 +286,11 @@ TOOLS: dict[str, Tool] = {
         "huggingface/diffusers@58eb52c src/diffusers/loaders/textual_inversion.py _extract_textual_inversion",
         DIFFUSERS,
     ),
-    "a1111": Tool("A1111", "stable-diffusion-webui/embeddings/", _stem, WEBUI, A1111),
+    "a1111": Tool("A1111", "stable-diffusion-webui/embeddings/", _name_in_picture, WEBUI, A1111),
     "forge": Tool(
         "Forge",
         "stable-diffusion-webui-forge/embeddings/",
-        _stem,
+        _name_in_picture,
         FORGE,
         A1111,
     ),

@@ -1,0 +1,190 @@
+"""Conversions of folders: what is found, what becomes of each, and that a kill leaves nothing half."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pseudoword import cli, formats
+from pseudoword.concept import Concept
+from pseudoword.converting import Outcome, convert, sources
+from pseudoword.errors import FormatError
+
+
+def word(token: str = "<cat-toy>", width: int = 768, seed: int = 0) -> Concept:
+    encoder = {768: "clip_l", 1024: "clip_h"}[width]
+    rows = np.random.default_rng(seed).standard_normal((2, width), dtype=np.float32)
+    return Concept(token, {encoder: rows}, steps=10)
+
+
+def xl() -> Concept:
+    return Concept("<xl>", {"clip_l": np.ones((2, 768)), "clip_g": np.ones((2, 1280))})
+
+
+def names(paths: list[Path], folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Return a folder of words as people have them: files, a run, library folders, previews, and what is broken."""
+    folder = tmp_path / "words"
+    word("<loose>").save(folder / "loose.safetensors")
+    run = word("<run>", seed=1).save(folder / "a-run")
+    word("<early>").save(run / "learned_embeds-steps-5.safetensors")
+    for inside in ("checkpoints", "exports", ".hidden", "logs"):
+        word("<early>").save(run / inside / "early.safetensors")
+    (folder / "library").mkdir()
+    torch.save({"<old>": torch.ones(768)}, folder / "library" / "learned_embeds.bin")
+    xl().save(folder / "xl")
+    formats.write_file(word("<shown>", seed=2), folder / "shown.png", "webui")
+    (folder / "preview.png").write_bytes((Path(__file__).parents[1] / "docs" / "demo.png").read_bytes())
+    (folder / "broken.pt").write_bytes(b"PK\x03\x04nothing")
+    (folder / "notes.txt").write_text("not a word")
+    return folder
+
+
+def test_a_folder_is_searched_for_words(library: Path):
+    assert names(sources([library]), library) == [
+        "broken.pt",
+        "loose.safetensors",
+        "shown.png",
+        "a-run/learned_embeds.safetensors",
+        "library/learned_embeds.bin",
+        "xl/learned_embeds.safetensors",
+    ]
+    assert sources([library / "loose.safetensors", library / "loose.safetensors"]) == [library / "loose.safetensors"]
+    (library / "nothing").mkdir()
+    with pytest.raises(FormatError, match=r"The folder '.*nothing' holds no embedding file\.$"):
+        sources([library / "nothing"])
+
+
+def test_each_word_is_converted_and_what_fails_does_not_stop_the_others(library: Path, tmp_path: Path):
+    found = list(convert(sources([library]), ["comfyui", "a1111"], tmp_path / "out"))
+    assert [(one.source.name, one.target) for one in found if one.error] == [("broken.pt", "")]
+    assert "is a damaged PyTorch file" in found[0].error
+    written = sorted(names([path for one in found for path in one.written], tmp_path / "out"))
+    tokens = ["loose", "old", "run", "shown", "xl"]
+    assert written == sorted(
+        [f"comfyui/{t}.safetensors" for t in tokens] + [f"a1111/{t}.pt" for t in tokens[:-1]] + ["a1111/xl.safetensors"]
+    )
+    again = list(convert(sources([library]), ["comfyui", "a1111"], tmp_path / "out"))
+    assert all(one.was_there for one in again if one.written)
+
+
+def test_words_of_one_name_are_numbered_and_other_files_are_not_overwritten(tmp_path: Path):
+    files = [word(seed=i).save(tmp_path / f"{i}.safetensors") for i in range(3)]
+    found = list(convert(files, ["comfyui"], tmp_path / "out"))
+    assert [one.written[0].name for one in found] == [f"cat-toy{end}.safetensors" for end in ("", "-2", "-3")]
+    for one, file in zip(found, files, strict=True):
+        assert np.array_equal(formats.read(one.written[0]).rows["clip_l"], formats.read(file).rows["clip_l"])
+    [refused] = convert(files[1:2], ["comfyui"], tmp_path / "out")
+    assert refused.error.endswith(
+        "cat-toy.safetensors is there already, and holds something else; --overwrite replaces it."
+    )
+    [replaced] = convert(files[1:2], ["comfyui"], tmp_path / "out", overwrite=True)
+    assert np.array_equal(formats.read(replaced.written[0]).rows["clip_l"], formats.read(files[1]).rows["clip_l"])
+
+
+def test_a_word_is_renamed_and_several_cannot_be(tmp_path: Path, library: Path):
+    [one] = convert([library / "loose.safetensors"], ["kohya"], tmp_path / "out", token="<new>")
+    assert (one.written[0].name, formats.read(one.written[0]).token) == ("new.safetensors", "<new>")
+    values = {"string_to_param": {"a": torch.ones(1, 768), "b": torch.ones(1, 768)}, "string_to_token": {}}
+    torch.save(values, tmp_path / "two.pt")
+    [refused] = convert([tmp_path / "two.pt"], ["kohya"], tmp_path / "out", token="<new>")
+    assert refused.error.endswith("two.pt holds 2 words, which cannot all be called '<new>'.")
+    split = list(convert([tmp_path / "two.pt"], ["kohya"], tmp_path / "out"))
+    assert [path.name for one in split for path in one.written] == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize("token", ["../../evil", "/etc/evil", "..", "a\\b", "C:evil", "." * 50, "~"])
+def test_a_words_name_leads_nowhere(tmp_path: Path, token: str):
+    inside = tmp_path / "in" / "words"
+    path = word(token).save(inside / "word.safetensors")
+    found = list(convert([path], ["comfyui", "a1111", "a1111-picture", "diffusers"], inside / "out"))
+    assert [one.error for one in found] == [""] * 4
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(inside) for path in files)
+    assert len(files) == 5
+
+
+# The command
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["convert", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_command_says_what_became_of_each(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, out, err = run(capsys, library, "--to", "comfyui, original", "--output", tmp_path / "out")
+    assert code == 1
+    assert f"{tmp_path}/out/comfyui/run.safetensors: in prompts embedding:run\n" in out
+    assert "original/run.pt: in prompts *; it does not hold token (<run>), steps (10)\n" in out
+    assert "error: the original loads words for one text encoder, but '<xl>' has clip_l, clip_g.\n" in err
+    assert out.endswith("9 written, 0 were there already, 2 could not be converted.\n")
+    code, out, err = run(capsys, library / "loose.safetensors", "--to", "kohya", "--output", tmp_path / "out", "--json")
+    assert code == 0
+    assert json.loads(out)["trigger"] == "loose"
+
+
+def test_the_command_writes_one_file_under_a_given_name(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    loose, mine = library / "loose.safetensors", tmp_path / "deep" / "mine.safetensors"
+    code, out, _ = run(capsys, loose, "--to", "comfyui", "--output", mine, "--dtype", "fp16")
+    assert (code, mine.is_file()) == (0, True)
+    assert "embedding:mine; it does not hold exactness (rows differ by up to" in out
+    for arguments, message in [
+        ((loose, "--to", "a1111", "--output", mine), "For a1111 '<loose>' becomes a .pt, not a .safetensors."),
+        ((library, "--to", "kohya", "--output", mine), "is a damaged PyTorch file"),
+        ((loose, loose.with_name("shown.png"), "--to", "kohya", "--output", mine), "but there are 2 and 1;"),
+        ((loose, "--to", "kohya", "--output", loose), "is the word's own file; write to another."),
+        ((loose, "--to", "fooocus"), "There is no tool 'fooocus' to convert to; the tools are diffusers, a1111,"),
+        ((loose,), "Name tools with --to, such as --to comfyui,a1111, or a LoRA with --into; one of the two."),
+        (("--to", "kohya"), "Name at least one embedding file, or a folder of them."),
+        ((loose, "--into", "x.safetensors"), "name the new file: --output NEW.safetensors."),
+    ]:
+        code, _, err = run(capsys, *arguments)
+        assert code == 1
+        assert message in err
+
+
+def test_the_command_bundles_words_with_a_lora(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]):
+    import safetensors.torch
+
+    lora, new = tmp_path / "lora.safetensors", tmp_path / "new.safetensors"
+    safetensors.torch.save_file({"lora_unet_x.lora_up.weight": torch.ones(2, 2)}, lora)
+    code, out, _ = run(capsys, library / "loose.safetensors", library / "xl", "--into", lora, "--output", new)
+    assert (code, out) == (0, f"{new} has <loose>, <xl>.\n")
+    assert [concept.token for concept in formats.read_all(new)] == ["<loose>", "<xl>"]
+
+
+def test_a_conversion_that_is_killed_leaves_whole_files_and_is_gone_on_with(tmp_path: Path):
+    for i in range(300):
+        word(f"<w{i}>", seed=i).save(tmp_path / "words" / f"{i}.safetensors")
+    command = [sys.executable, "-m", "pseudoword.cli", "convert", str(tmp_path / "words"), "--to", "comfyui,a1111"]
+    child = subprocess.Popen([*command, "--output", str(tmp_path / "out")], stdout=subprocess.DEVNULL)
+    while len(list(tmp_path.glob("out/*/*"))) < 20:
+        time.sleep(0.01)
+        assert child.poll() is None
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    left = [path for path in tmp_path.glob("out/*/*") if not path.name.startswith(".tmp-")]
+    assert 20 <= len(left) < 600
+    for path in left:
+        assert formats.read(path).num_vectors == 2
+    found: list[Outcome] = list(convert(sources([tmp_path / "words"]), ["comfyui", "a1111"], tmp_path / "out"))
+    assert [one.error for one in found] == [""] * 600
+    assert sum(one.was_there for one in found) == len(left)
+    assert [path.name for path in tmp_path.glob("out/*/.tmp-*")] == [], "and nothing is left of the file on the way"
