@@ -41,9 +41,10 @@ def library(tmp_path: Path) -> Path:
     word("<loose>").save(folder / "loose.safetensors")
     run = word("<run>", seed=1).save(folder / "a-run")
     word("<early>").save(run / "learned_embeds-steps-5.safetensors")
-    for inside in ("checkpoints", "exports", ".hidden", "logs"):
+    for inside in ("checkpoint-5", "exports", ".hidden", "earlier-1"):
         word("<early>").save(run / inside / "early.safetensors")
-    (folder / "library").mkdir()
+    (folder / "library" / "concept_images").mkdir(parents=True)
+    word("<in a hidden folder>".replace(" ", "-")).save(folder / ".cache" / "x.safetensors")
     torch.save({"<old>": torch.ones(768)}, folder / "library" / "learned_embeds.bin")
     xl().save(folder / "xl")
     formats.write_file(word("<shown>", seed=2), folder / "shown.png", "webui")

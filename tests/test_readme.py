@@ -46,8 +46,12 @@ def test_the_commands_of_the_readme(
     assert cli.main([*here("pseudoword train"), "--steps", "3", "--resume", "latest"]) == 0
     assert cli.main([*here("pseudoword generate"), "--num-inference-steps", "2"]) == 0
     assert (tmp_path / "beach.png").is_file()
-    assert cli.main(here("pseudoword inspect")) == 0
+    assert cli.main(here("pseudoword inspect my-cat-run")) == 0
     assert "<my-cat>" in capsys.readouterr().out
+    assert cli.main(here("pseudoword convert")) == 0
+    Path("downloaded.pt").write_bytes((tmp_path / "my-cat-files" / "a1111-picture" / "my-cat.png").read_bytes())
+    assert cli.main(here("pseudoword inspect downloaded.pt")) == 0
+    assert "no: reads PyTorch files alone" in capsys.readouterr().out
     assert cli.main(here("pseudoword push")) == 0
     assert "exports/my-cat.safetensors" in hub.files("someone/my-cat-run")
 

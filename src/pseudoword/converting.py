@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,15 +80,14 @@ def sources(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield folders from the top, in order; links to folders are not followed, so nothing outside is read."""
+    """Yield folders from the top, in order; links to folders are not followed, so nothing outside is read.
+
+    What lies below a word's own folder is about that word: checkpoints, exports, samples.
+    """
     for place, folders, names in os.walk(folder):
-        folders.sort()
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in _OF_A_RUN]
+        holds_a_word = any(name in formats.IN_FOLDER for name in names)
+        folders[:] = [] if holds_a_word else sorted(name for name in folders if not name.startswith("."))
         yield place, folders, [name for name in names if not name.startswith(".")]
-
-
-_OF_A_RUN = ("checkpoints", "logs", "samples", "exports", "concept_images")
-"""Folders beside a word that hold no other word."""
 
 
 def _stands_for_a_word(file: Path) -> bool:
@@ -128,8 +129,27 @@ def convert(
     by the same conversion, is left; another file under the same name is not overwritten unless that is asked for.
     """
     check(targets, dtype)
-    taken: dict[Path, Path] = {}
     halves = [half for target in targets for half in (folder / target).glob(f"{disk.TEMPORARY}*")]
+    waiting: deque[Future[Outcome] | Outcome] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:  # a thread that syncs a file leaves the processor to the other
+        for job in _jobs(files, targets, folder, token):
+            waiting.append(job if isinstance(job, Outcome) else pool.submit(_tried, *job, DTYPES[dtype], overwrite))
+            while len(waiting) > 4 * THREADS:
+                yield _done(waiting.popleft())
+        while waiting:
+            yield _done(waiting.popleft())
+    for half in halves:  # of an earlier conversion that was killed
+        half.unlink(missing_ok=True)
+
+
+THREADS = 4
+
+
+def _jobs(
+    files: Iterable[Path], targets: Sequence[str], folder: Path, token: str | None
+) -> Iterator[tuple[Path, Concept, str, Path] | Outcome]:
+    """Yield each word with what it is to be converted for and where to; an outcome for a file that cannot be read."""
+    taken: set[Path] = set()
     for file in files:
         try:
             concepts = formats.read_all(file)
@@ -139,15 +159,19 @@ def convert(
             yield Outcome(file, error=first_line(error))
             continue
         for concept in concepts:
-            stem = formats.stem_of(concept.token)
-            for target in targets:
-                place = _free(folder / target, stem, file, taken)
-                try:
-                    yield _written(file, concept, target, place, DTYPES[dtype], overwrite)
-                except (PseudowordError, OSError) as error:
-                    yield Outcome(file, target, error=first_line(error))
-    for half in halves:  # of an earlier conversion that was killed
-        half.unlink(missing_ok=True)
+            stem = _free(folder, formats.stem_of(concept.token), taken)
+            yield from ((file, concept, target, folder / target / stem) for target in targets)
+
+
+def _done(job: Future[Outcome] | Outcome) -> Outcome:
+    return job if isinstance(job, Outcome) else job.result()
+
+
+def _tried(file: Path, concept: Concept, target: str, place: Path, dtype: str, overwrite: bool) -> Outcome:
+    try:
+        return _written(file, concept, target, place, dtype, overwrite)
+    except (PseudowordError, OSError) as error:
+        return Outcome(file, target, error=first_line(error))
 
 
 def words(files: Iterable[Path], token: str | None = None) -> list[Concept]:
@@ -184,13 +208,14 @@ def _renamed(concepts: Sequence[Concept], token: str, file: Path) -> Concept:
     return replace(concepts[0], token=token)
 
 
-def _free(folder: Path, stem: str, source: Path, taken: dict[Path, Path]) -> Path:
-    """Return where a word goes, without an ending; words of one name from several files are numbered in their order."""
-    place, number = folder / stem, 1
-    while taken.setdefault(place, source) != source:
+def _free(folder: Path, stem: str, taken: set[Path]) -> str:
+    """Return what a word's file is called; words of one name are numbered in their order."""
+    name, number = stem, 1
+    while folder / name.lower() in taken:  # some disks know no capital letters
         number += 1
-        place = folder / f"{stem}-{number}"
-    return place
+        name = f"{stem}-{number}"
+    taken.add(folder / name.lower())
+    return name
 
 
 def _written(file: Path, concept: Concept, target: str, place: Path, dtype: str, overwrite: bool) -> Outcome:
@@ -209,9 +234,10 @@ def _written(file: Path, concept: Concept, target: str, place: Path, dtype: str,
 
 def _outcome(file: Path, concept: Concept, target: str, written: Sequence[Path]) -> Outcome:
     """Say what was written, as it is when it is read again."""
-    lost = differences(concept, formats.read(written[0]))
-    trigger = TOOLS[TARGETS[target][0]].verdict(formats.open_file(written[0]), written[0].name).trigger
-    return Outcome(file, target, tuple(written), tuple(lost), trigger)
+    contents = formats.open_file(written[0])
+    [after] = formats.concepts_of(contents, written[0])
+    trigger = TOOLS[TARGETS[target][0]].verdict(contents, written[0].name).trigger
+    return Outcome(file, target, tuple(written), tuple(differences(concept, after)), trigger)
 
 
 def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict[Path, bytes]:

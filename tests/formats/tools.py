@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import re
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +34,15 @@ def demand(condition: object, why: str) -> None:
         raise NotLoaded(why)
 
 
-def by_ending(path: Path) -> dict[str, Any]:
-    """Read a file as most tools do: safetensors by its ending, anything else with torch's safe unpickler."""
+def by_ending(path: Path, *classes: type) -> dict[str, Any]:
+    """Read a file as most tools do: safetensors by its ending, anything else with torch's safe unpickler.
+
+    `classes` are those that a tool allows besides torch's.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
+        with torch.serialization.safe_globals(list(classes)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise NotLoaded(str(error)) from error
@@ -59,7 +63,7 @@ def a1111(path: Path, expected_width: int | None = None) -> Loaded:
         name = data.get("name", name)
     else:
         demand(ending in {".BIN", ".PT", ".SAFETENSORS"}, "another ending")
-        data = by_ending(path)
+        data = by_ending(path, torch.nn.ParameterDict, set)  # as its own unpickler, modules/safe.py
     demand(type(data) is dict, "unidentified")
     if "string_to_param" in data:
         terms = data["string_to_param"]
@@ -146,7 +150,12 @@ def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
     found = re.search(r"(?:^|\s)embedding:([^\s<\[\](),:]+)", f"a photo of {trigger}, red")
     demand(found and found[1] == path.stem, "the name cannot be written in a prompt")
     demand(path.suffix in (".safetensors", ".pt", ".bin"), "another ending")
-    data = by_ending(path)
+    try:
+        data = by_ending(path)
+    except NotLoaded:
+        if path.suffix == ".safetensors":
+            raise
+        data = {"": _numbers_of_zip(path)}
     demand(not torch.is_tensor(data), "a tensor has no keys")
     rows = {}
     for key, width in (keys or {"clip_l": 768}).items():
@@ -161,6 +170,20 @@ def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
             rows[key] = np.atleast_2d(numpy(block))
     demand(rows, "no encoder takes it")
     return trigger, rows
+
+
+def _numbers_of_zip(path: Path) -> torch.Tensor:
+    """Take the bytes of the last storage that is large enough for fp32 numbers (`safe_load_embed_zip`)."""
+    demand(zipfile.is_zipfile(path), "error loading embedding")
+    with zipfile.ZipFile(path) as file:
+        for name in reversed([name for name in file.namelist() if "data/" in name]):
+            content = file.read(name)
+            count = len(content) // 4
+            if count >= 768:
+                width = 768 if count % 768 == 0 else 1024
+                numbers = torch.frombuffer(bytearray(content), dtype=torch.float32)
+                return numbers[: count // width * width].reshape(-1, width)
+    raise NotLoaded("no storage")
 
 
 # InvokeAI: model_manager/configs/textual_inversion.py _get_base_or_raise, backend/textual_inversion.py from_checkpoint
@@ -236,7 +259,7 @@ def onetrainer(path: Path) -> Loaded:
 
 def original(path: Path) -> Loaded:
     demand(path.suffix == ".pt", "scripts take --embedding_path FILE.pt")
-    data = by_ending(path)
+    data = by_ending(path, torch.nn.ParameterDict, set)  # it trusts the file
     demand(isinstance(data, dict) and "string_to_token" in data and "string_to_param" in data, "KeyError")
     ids = data["string_to_token"]
     demand(all(torch.is_tensor(own) for own in ids.values()), "ids are compared on the device of the prompt")

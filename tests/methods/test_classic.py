@@ -127,3 +127,28 @@ def test_every_method_of_the_table_is_built_from_its_own_options():
     for name, options in methods.OPTIONS.items():
         assert options.name == name
         assert type(methods.build(options())) is methods.METHODS[name]
+
+
+# Going on from another trainer's state
+
+
+@pytest.mark.parametrize("xp", [np, torch])
+def test_it_goes_on_where_another_adamw_was(xp: ModuleType):
+    whole, half = torch.nn.Parameter(torch.from_numpy(start(np.float64)["clip_l"])), STEPS // 2
+    other = torch.optim.AdamW([whole], lr=5e-3, weight_decay=0.0)
+    method, put = methods.build(ClassicOptions()), torch.from_numpy if xp is torch else np.array
+    params: Any = {}
+    state: Any = {}
+    for step, grads in enumerate(gradients()):
+        if step == half:
+            kept = other.state_dict()["state"][0]
+            means, squares = kept["exp_avg"].numpy().copy(), kept["exp_avg_sq"].numpy().copy()
+            params = {"clip_l": put(whole.detach().numpy().copy())}
+            earlier = method.state_of_adam("clip_l", means, squares, int(kept["step"]))
+            state = {name: put(np.asarray(value)) for name, value in earlier.items()}
+        if step >= half:
+            given = {"clip_l": put(grads["clip_l"].copy())}
+            params, state = method.update(xp, params, given, state, 5e-3, step - half)
+        whole.grad = torch.from_numpy(grads["clip_l"].copy())
+        other.step()
+    assert np.allclose(np.asarray(params["clip_l"]), whole.detach().numpy(), rtol=1e-9, atol=1e-12)

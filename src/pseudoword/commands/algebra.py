@@ -108,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _carried_out(options: _Made, words: Sequence[Concept]) -> Concept:
+def _carried_out(options: Merge | Concatenate | Difference | Scale | Prune, words: Sequence[Concept]) -> Concept:
     from pseudoword import algebra
 
     match options:
@@ -119,12 +119,10 @@ def _carried_out(options: _Made, words: Sequence[Concept]) -> Concept:
             return algebra.concatenate(words, options.token)
         case Difference():
             return algebra.difference(*words, token=options.token)
-        case Prune():
-            return algebra.prune(words[0], options.keep, options.vectors, options.token)
         case Scale():
             return algebra.scale(words[0], _mean_norms(options), options.token)
-        case _:
-            raise AssertionError(options)
+        case Prune():
+            return algebra.prune(words[0], options.keep, options.vectors, options.token)
 
 
 def _mean_norms(options: Scale) -> dict[str, float]:

@@ -32,6 +32,7 @@ __all__ = [
     "FormatError",
     "NoWordInPicture",
     "bundle_into",
+    "concepts_of",
     "container_of",
     "contents_of_each",
     "exports_in",
@@ -126,7 +127,12 @@ def read(path: str | Path, token: str | None = None) -> Concept:
 def read_all(path: str | Path) -> list[Concept]:
     """Read every word of a file of any known format, or of a folder that holds one. FormatError says why not."""
     path = find(path)
-    contents, words = _read_file(path)
+    return concepts_of(files.open_file(path), path)
+
+
+def concepts_of(contents: Contents, path: Path) -> list[Concept]:
+    """Return the words of a file that is open already."""
+    words = _words_of(contents, path)
     if len(words) == 1 and len(words[0].rows) == 1:
         rows = dict(words[0].rows)
         for part in parts_of(path)[1:]:
@@ -158,9 +164,8 @@ def _concept(path: Path, word: Word, metadata: Mapping[str, str]) -> Concept:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _read_file(path: Path) -> tuple[Contents, list[Word]]:
-    """Return what one file holds, and its words."""
-    contents = files.open_file(path)
+def _words_of(contents: Contents, path: Path) -> list[Word]:
+    """Return the words of one file, for the text encoder whose part it is."""
     format_ = FORMATS[identify(contents, path)]
     try:
         words = format_.read(contents, path.stem)
@@ -176,12 +181,13 @@ def _read_file(path: Path) -> tuple[Contents, list[Word]]:
         elif place and encoder == "clip_l":
             encoder = "clip_g"
         words = [dataclasses.replace(words[0], rows={encoder: rows})]
-    return contents, words
+    return words
 
 
 def _rows_of_part(path: Path, word: Word, metadata: Mapping[str, str], part: Path) -> Mapping[str, np.ndarray]:
     """Return a word's rows for a further text encoder; none if the file is another word's, which was left there."""
-    contents, [other, *more] = _read_file(part)
+    contents = files.open_file(part)
+    other, *more = _words_of(contents, part)
     if more or other.token != word.token or ("encoders" in metadata and "," not in metadata["encoders"]):
         return {}
     differing = [key for key in ("steps", "base", "recipe") if metadata.get(key) != contents.metadata.get(key)]

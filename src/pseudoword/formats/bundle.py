@@ -16,7 +16,7 @@ import numpy as np
 from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.contents import Contents, Word, blocks
 from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, token_of
-from pseudoword.formats.tensors import BUNDLED, EMBEDDED
+from pseudoword.formats.tensors import BUNDLED, EMBEDDED, shown
 
 SUFFIXES: tuple[str, ...] = ()
 """A word is put into a LoRA that is there (`formats.bundle_into`)."""
@@ -55,7 +55,7 @@ def _parted(name: str) -> tuple[str, str, str]:
 
 def _word(name: str, parts: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Word:
     told = _told(metadata.get(f"{BUNDLED}{name}", ""))
-    left = tuple(f"{BUNDLED}{name}.{key}" for key in sorted(OUTPUTS & set(parts)))
+    left = tuple(f"{BUNDLED}{shown(name)}.{key}" for key in sorted(OUTPUTS & set(parts)))
     alone = [rows for key, rows in parts.items() if key in (*ONE_ENCODER, PARAMETER)]
     if alone:
         return Word(token_of(name), {encoder_of_width(alone[0].shape[1]): alone[0]}, told, left)
@@ -71,7 +71,7 @@ def _told(text: str) -> dict[str, str]:
         told = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
+    return {k: v for k, v in told.items() if isinstance(v, str)} if isinstance(told, dict) else {}
 
 
 def refuses(concept: Concept) -> str | None:

@@ -54,7 +54,9 @@ def _open_pickle(path: Path) -> Contents:
             "get the word as .safetensors."
         ) from error
     except Exception as error:  # whatever a file that is cut off, damaged or made up leads to
-        raise FormatError(f"{path} is a damaged PyTorch file ({_reason(error)}); download or copy it again.") from error
+        raise FormatError(
+            f"{path} is a damaged PyTorch file ({tensors.shown(first_line(error))}); download or copy it again."
+        ) from error
     if isinstance(loaded, np.ndarray):
         loaded = {"": loaded}
     if not isinstance(loaded, dict):
@@ -69,13 +71,8 @@ def _open_picture(path: Path) -> Contents:
         raise NoWordInPicture(f"{path} is a picture that holds no word ({error}).") from error
     except Exception as error:  # Pillow, zlib, base64 and json each raise their own for what is damaged
         raise FormatError(
-            f"{path} is a picture whose word, if it holds one, cannot be read ({_reason(error)})."
+            f"{path} is a picture whose word, if it holds one, cannot be read ({tensors.shown(first_line(error))})."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return what a library says in a few words that can be shown."""
-    return "".join(c for c in first_line(error)[:100] if c.isprintable())
 
 
 def to_bytes(

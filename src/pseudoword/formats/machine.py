@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import pickletools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,10 @@ TYPES = {
     "bool": "BOOL",
 }
 MARK = object()
+MOST_STEPS = 200_000
+"""Opcodes of a pickle, and parts of what its calls are given; an embedding's has hundreds."""
+MOST_DIMENSIONS = 64
+"""As many as NumPy has."""
 
 
 class Refused(ValueError):
@@ -87,6 +91,13 @@ class _Machine:
 
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    left: int = MOST_STEPS
+
+    def spend(self, steps: int) -> None:
+        """Count steps: an opcode of one byte can make a dict of 64, or have a call copy all that is there."""
+        self.left -= steps
+        if self.left < 0:
+            raise Refused("has more parts than an embedding can have")
 
     def since_mark(self) -> list[Any]:
         found = list(itertools.takewhile(lambda value: value is not MARK, reversed(self.stack)))
@@ -103,9 +114,18 @@ class _Machine:
 
 
 def _update(machine: _Machine, values: Sequence[Any]) -> None:
-    if len(values) % 2 or not all(isinstance(key, str | int | float | bytes | None) for key in values[::2]):
+    if len(values) % 2:
         raise Refused("has keys that are no names")
-    machine.top(dict).update(zip(values[::2], values[1::2], strict=True))
+    machine.top(dict).update(_named(zip(values[::2], values[1::2], strict=True)))
+
+
+def _named(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return a dict. Large integers are no keys: they can be chosen so that all hash alike, and a dict takes hours."""
+    own = list(pairs)
+    for key, _ in own:
+        if not isinstance(key, str | int | float | bytes | None) or (isinstance(key, int) and abs(key) >= 2**32):
+            raise Refused("has keys that are no names")
+    return dict(own)
 
 
 def _tuple(count: int) -> Callable[[_Machine, Any], None]:
@@ -164,6 +184,7 @@ def _call(machine: _Machine, _: Any) -> None:
     if (called.module, called.name) in CLASSES:
         machine.stack.append(Instance(called))
     elif (called.module, called.name) in CALLS:
+        machine.spend(len(arguments) + sum(len(own) for own in arguments if isinstance(own, Sized)))
         machine.stack.append(CALLS[called.module, called.name](*arguments))
     else:
         raise Refused("calls what is no function")
@@ -245,11 +266,9 @@ OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWOBJ": _call,
     "BUILD": _build,
     "BINPERSID": _stored,
-    "PUT": _put_aside,
     "BINPUT": _put_aside,
     "LONG_BINPUT": _put_aside,
     "MEMOIZE": _put_aside,
-    "GET": lambda machine, index: machine.stack.append(machine.memo[index]),
     "BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
     "LONG_BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
 }
@@ -258,7 +277,8 @@ OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
     """A tensor of `torch._utils._rebuild_tensor`, `_v2` or, with a type of its own, `_v3`."""
     numbers = [offset, *shape, *strides]
-    if not isinstance(storage, Storage) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+    fits = len(shape) <= MOST_DIMENSIONS and all(isinstance(n, int) and 0 <= n < 2**63 for n in numbers)
+    if not isinstance(storage, Storage) or not fits:
         raise Refused("describes a tensor that cannot be")
     types = [TYPES[own.name] for own in rest if isinstance(own, Global) and own.name in TYPES]
     return Tensor(storage, offset, tuple(shape), tuple(strides), types[0] if types else storage.dtype)
@@ -269,9 +289,9 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _plain(values: Any = (), *_: Any) -> Any:
-    """A set, a size or an ordered dict, as what it is made of."""
+    """An ordered dict, as what it is made of."""
     if isinstance(values, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in values):
-        return {key: value for key, value in values if isinstance(key, str | int)}
+        return _named(values)
     return values
 
 
@@ -293,6 +313,7 @@ def evaluate(file: io.BytesIO) -> Any:
     """Return what the next pickle of a file says, every tensor as where it is; Refused says what else it asks for."""
     machine = _Machine()
     for opcode, argument, _ in pickletools.genops(file):
+        machine.spend(1)
         if opcode.name not in OPCODES:
             raise Refused(f"uses {opcode.name}, which tensors do not need")
         OPCODES[opcode.name](machine, argument)

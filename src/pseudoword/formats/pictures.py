@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +18,19 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from pseudoword.errors import FormatError
+
 CHUNK = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"
-LARGEST_JSON = 64 * 2**20
+LARGEST_JSON = 16 * 2**20
 """Bytes of JSON that a picture's word may have; 75 vectors of SDXL have 4 MiB."""
-MOST_PIXELS = 64 * 10**6
+LARGEST_HIDDEN = 8 * 2**20
+"""Bytes of it compressed in the pixels."""
+MOST_PARTS = 100_000
+"""Lists and dicts of it, of which two letters take up 64 bytes and more when they are read; and a PNG's chunks."""
+LETTERS = 25
+"""Bytes that a number has in JSON at most, with its comma."""
+MOST_PIXELS = 16 * 2**20
 SIDE = 512
 MULTIPLIER, INCREMENT = 1664525, 1013904223
 """Of the congruential sequence, modulo 2^32."""
@@ -33,22 +42,38 @@ class NoWord(ValueError):
 
 def load(content: bytes) -> dict[str, Any]:
     """Return what a picture holds, tensors as fp32 arrays; NoWord if nothing, or what a broken picture leads to."""
+    if _is_of_crumbs(content):
+        raise NoWord("it is too large to look for one")
     with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > MOST_PIXELS:
             raise NoWord("it is too large to look for one")
         image.load()
         text = getattr(image, "text", {}).get(CHUNK)
         told = base64.b64decode(text, validate=True) if text else _extracted(np.array(image.convert("RGB")))
-    if len(told) > LARGEST_JSON:
-        raise NoWord("it is too large to look for one")
+    if len(told) > LARGEST_JSON or told.count(b"[") + told.count(b"{") > MOST_PARTS:
+        raise NoWord("it unpacks to more than a word can have")
     values = json.loads(told, object_hook=_with_array)
     if not isinstance(values, dict):
         raise NoWord("its text names no tensors")
     return values
 
 
+def _is_of_crumbs(content: bytes) -> bool:
+    """Whether a file has more chunks than a picture needs; of 12 bytes each, Pillow reads one MiB of them a second."""
+    place = 8
+    for _ in range(MOST_PARTS):
+        if place >= len(content):
+            return False
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    return content.startswith(b"\x89PNG")
+
+
 def _with_array(value: dict[str, Any]) -> Any:
-    return np.array(value[TENSOR], dtype=np.float32) if TENSOR in value else value
+    """Return a dict, or the array that it stands for; without infinite numbers, which nothing outside of arrays has."""
+    "".join((*value, *(own for own in value.values() if isinstance(own, str)))).encode()  # half characters are no text
+    if TENSOR in value:
+        return np.array(value[TENSOR], dtype=np.float32)
+    return {name: own for name, own in value.items() if not isinstance(own, float) or math.isfinite(own)}
 
 
 def _extracted(pixels: np.ndarray) -> bytes:
@@ -61,20 +86,20 @@ def _extracted(pixels: np.ndarray) -> bytes:
     black = np.flatnonzero(halves.sum((0, 2), dtype=np.int64) == 0)
     if len(black) < 2:
         raise NoWord("it is just a picture")
-    low, high = _mixed(halves[:, : black[0]]), _mixed(halves[:, black[-1] + 1 :])
-    if low.shape != high.shape:
+    left, right = halves[:, : black[0]], halves[:, black[-1] + 1 :]
+    if left.shape != right.shape or left.size > LARGEST_HIDDEN:
         raise NoWord("it is just a picture")
     stream = zlib.decompressobj()
-    told = stream.decompress((high << 4 | low).tobytes(), LARGEST_JSON + 1)
-    if len(told) > LARGEST_JSON:
-        raise NoWord("it unpacks to more than a word can have")
-    return told
+    return stream.decompress((_mixed(right) << 4 | _mixed(left)).tobytes(), LARGEST_JSON + 1)
 
 
 def to_bytes(values: Mapping[str, Any], title: str) -> bytes:
     """Return a PNG that holds the values both ways, arrays among them as tensors, with a drawing of the first array."""
-    told = json.dumps({name: _with_list(value) for name, value in values.items()}).encode()
     arrays = [own for value in values.values() for own in (value.values() if isinstance(value, dict) else [value])]
+    numbers = sum(own.size for own in arrays if isinstance(own, np.ndarray))
+    if numbers * LETTERS > LARGEST_JSON:
+        raise FormatError(f"A picture cannot hold a word of {numbers} numbers; write it as .safetensors.")
+    told = json.dumps({name: _with_list(value) for name, value in values.items()}).encode()
     drawn = _drawing(next(own for own in arrays if isinstance(own, np.ndarray)), title)
     hidden = np.frombuffer(zlib.compress(told, level=9), np.uint8)
     columns = -(-len(hidden) // (SIDE * 3))
@@ -100,8 +125,8 @@ def _mixed(halves: np.ndarray) -> np.ndarray:
     sequence[0], known = INCREMENT, 1
     multiplier, increment = MULTIPLIER, INCREMENT  # that lead `known` places further
     while known < len(sequence):
-        more = sequence[:known][: len(sequence) - known].astype(np.uint64)
-        sequence[known : known + len(more)] = (more * multiplier + increment) & 0xFFFFFFFF
+        more = sequence[:known][: len(sequence) - known]
+        sequence[known : known + len(more)] = more * np.uint32(multiplier) + np.uint32(increment)
         multiplier, increment = multiplier * multiplier % 2**32, (multiplier * increment + increment) % 2**32
         known *= 2
     return halves ^ (sequence[: halves.size] % 255).astype(np.uint8).reshape(halves.shape) & 0x0F

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,10 @@ from pseudoword.contents import Contents
 from pseudoword.errors import FormatError, first_line
 from pseudoword.formats.numbers import DTYPES, FLOATS, as_float32, stored
 
-LARGEST_HEADER = 16 * 2**20
+LARGEST_HEADER = 8 * 2**20
 """Bytes; the largest LoRAs have one of 1 MiB."""
+MOST_TENSORS = 10_000
+"""Tensors that are read of a file: a word's, or those of the words that are bundled with a LoRA."""
 BUNDLED, EMBEDDED = "bundle_emb.", "<embed>"
 """What tensors of words begin with in a LoRA file, and what metadata say of them in lora_pti's."""
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -35,8 +38,13 @@ def header_of(path: Path) -> tuple[dict[str, Any], int]:
             with safetensors.safe_open(path, "np"):  # the library checks shapes, offsets and the file's length
                 return json.loads(file.read(length)), 8 + length
         except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
-            reason = first_line(error)
+            reason = shown(first_line(error))
             raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.") from error
+
+
+def shown(text: str) -> str:
+    """Return the beginning of what a library or a file says, as it can be shown: some of it may steer a terminal."""
+    return "".join(c for c in text[:100] if c.isprintable())
 
 
 def is_lora(header: Mapping[str, Any]) -> bool:
@@ -52,9 +60,11 @@ def read(path: Path, largest: int) -> Contents:
     if not bundled and is_lora(header):
         raise FormatError(f"{path} is a LoRA, and no word is bundled with it.")
     wanted = bundled or list(header)
+    if len(wanted) > MOST_TENSORS:
+        raise FormatError(f"{path} holds {len(wanted)} tensors; an embedding has few. Is it a model?")
     with path.open("rb") as file:
         size = sum(header[name]["data_offsets"][1] - header[name]["data_offsets"][0] for name in wanted)
-        if size > largest:
+        if 4 * sum(math.prod(header[name]["shape"]) for name in wanted) > largest:
             raise FormatError(f"{path} has {size / 2**20:.0f} MiB; an embedding has kilobytes. Is it a model?")
         values = {}
         for name in wanted:
@@ -63,7 +73,13 @@ def read(path: Path, largest: int) -> Contents:
                 raise FormatError(f"{path} holds {name[:60]!r} as {dtype}; expected one of {', '.join(FLOATS)}.")
             file.seek(start + begin)
             numbers = np.frombuffer(file.read(end - begin), dtype=DTYPES[dtype])
-            values[name] = as_float32(numbers, dtype).reshape(header[name]["shape"])
+            try:
+                values[name] = as_float32(numbers, dtype).reshape(header[name]["shape"])
+            except (ValueError, OverflowError) as error:  # more dimensions, or larger ones, than NumPy has
+                reason = shown(str(error))
+                raise FormatError(
+                    f"{path} is a damaged safetensors file ({reason}); download or copy it again."
+                ) from error
     dtypes = {name: header[name]["dtype"] for name in wanted}
     return Contents("safetensors", values, metadata, dtypes, others=len(header) - len(wanted))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword.contents import Contents
+from pseudoword.contents import Contents, Parameters
 from pseudoword.formats.tensors import BUNDLED
 
 BASES = {
@@ -166,6 +166,10 @@ BAD_IN_COMFYUI = re.compile(r"[\s<>\[\](),:]")
 
 MISNAMED = "goes by the ending, which says another kind of file than it is"
 NAMELESS = _not(lambda f: f.has(""), "expects tensors with names")
+NO_SAFE_TYPE = _not(
+    lambda f: isinstance(f.terms, Parameters),
+    "unpickles safe types alone, as torch does since 2.6; this has others",
+)
 FIRST_IS_WORD = _loads(
     lambda f: f.has("emp_params") and f.first is f.values["emp_params"], "the first of its tensors, emp_params"
 )
@@ -187,6 +191,7 @@ COMFYUI = (
     _not(lambda f: f.ending not in LOADABLE, "reads .safetensors, .pt and .bin"),
     _not(lambda f: not f.is_what_it_says, MISNAMED),
     _not(lambda f: bool(BAD_IN_COMFYUI.search(f.path.stem)), "cannot have this name after embedding: in a prompt"),
+    _loads(lambda f: isinstance(f.terms, Parameters), "the numbers of the zip, as it has types that are not safe"),
     _loads(lambda f: bool(f.terms), "the first term of string_to_param"),
     _not(
         lambda f: f.has("t5") and not f.has("t5xxl"),
@@ -208,6 +213,7 @@ def _first_term_width(file: File) -> int:
 
 INVOKEAI = (
     NAMELESS,
+    NO_SAFE_TYPE,
     _not(lambda f: f.contents.container == "picture", "reads no pictures"),
     _not(lambda f: not f.is_what_it_says, MISNAMED),
     AS_XL,
@@ -232,6 +238,7 @@ INVOKEAI = (
 )
 KOHYA = (
     NAMELESS,
+    NO_SAFE_TYPE,
     _not(lambda f: f.contents.container == "picture", "reads no pictures"),
     _not(lambda f: not f.is_what_it_says, MISNAMED),
     _loads(lambda f: _one(f.terms.values(), 2), "the term of string_to_param"),

@@ -57,7 +57,7 @@ class Classic:
 
     def state_of_adam(self, encoder: str, means: np.ndarray, squares: np.ndarray, steps: int) -> dict[str, np.ndarray]:
         """The same means; the steps count in the correction of their bias."""
-        return {f"mean.{encoder}": means, f"square.{encoder}": squares, "earlier_steps": means.mean() * 0 + steps}
+        return {f"mean.{encoder}": means, f"square.{encoder}": squares, "earlier_steps": means.ravel()[:1] * 0 + steps}
 
     def rows(self, xp: ModuleType, params: Arrays) -> dict[str, Any]:
         """The parameters themselves."""
