@@ -232,8 +232,15 @@ class Engine(Protocol):
         """
         ...
 
-    def shares(self, batch_size: int, gradient_accumulation_steps: int) -> list[list[int]]:
-        """Return this process' micro-batches of a step: indices into the concept's global batch."""
+    def shares(self, batch_size: int, gradient_accumulation_steps: int, at_once: int) -> list[list[int]]:
+        """Return this process' micro-batches of a step: indices into the concept's global batch.
+
+        Micro-batches are taken together as long as they have at most `at_once` pictures.
+        """
+        ...
+
+    def free_memory(self) -> int:
+        """Return the bytes that are free on the device."""
         ...
 
     def step(self, micro_batches: Sequence[tuple[Batch, Draw]], lr: float) -> dict[str, float]:

@@ -23,7 +23,7 @@ from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.families.locate import locate
 from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
-from pseudoword.recipe import Recipe, parse_steps
+from pseudoword.recipe import BaseModel, Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
 from pseudoword.starting import starting_rows, starting_state
 
@@ -44,6 +44,8 @@ class Job:
     source: examples.Cached | examples.Streamed
     batch: int
     """Pictures of a step, over all micro-batches and processes."""
+    at_once: int
+    """Pictures of a step that this process takes at once."""
     steps: int
 
     @property
@@ -79,7 +81,9 @@ def prepare(
     [wanted] = recipe.concepts
     given = ConceptPictures(wanted, recipe.data) if dataset is None else dataset
     batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
-    facts = _facts(recipe, given, batch, engine.arithmetic())
+    # What the last bits depend on is as it was in the resumed run, unless it is asked for otherwise.
+    known = recipe.engine.pictures_at_once or (checkpoint.micro_batch if checkpoint else 0)
+    facts = _facts(recipe, given, batch, engine.arithmetic(), known or recipe.training.batch_size)
     if checkpoint:
         refuse_changes(checkpoint, facts)
     engine.on_main(pushes.check)
@@ -103,9 +107,36 @@ def prepare(
     )
     if isinstance(source, examples.Cached):
         family.leave_vae()
+    at_once = known or engine.on_main(lambda: _fitting(recipe, base, engine, source))
+    facts["arithmetic"]["micro-batch"] = str(_micro_batch(recipe, at_once))
     engine.on_main(lambda: run.begin(recipe, checkpoint))
     steps = in_steps(recipe.schedule.steps, recipe, data, engine.processes)
-    return Job(recipe, seed, checkpoint, facts, family, data, source, batch, steps)
+    return Job(recipe, seed, checkpoint, facts, family, data, source, batch, at_once, steps)
+
+
+MARGIN = 2
+"""Times what a forward pass keeps that has to be free: the backward pass has arrays of its own."""
+
+
+def _fitting(recipe: Recipe, base: BaseModel, engine: Engine, source: examples.Cached | examples.Streamed) -> int:
+    """Return how many pictures of a step go through the model at once: whole micro-batches, as many as memory holds."""
+    batch_size, micro_batches = recipe.training.batch_size, recipe.training.gradient_accumulation_steps
+    if micro_batches == 1 or recipe.engine.gradient_checkpointing:
+        return batch_size
+    costs = families.part(base.family, "costs")
+    factor = families.part(base.family, "sizes").sizes(base).latent_factor
+    _, height, width = max(source.latent_shapes, key=lambda shape: shape[1] * shape[2])
+    half = recipe.engine.mixed_precision != "no"
+    kept = costs.kept_for_gradient(base, (width * factor, height * factor), batch_size, half=half)
+    together = min(micro_batches, max(1, engine.free_memory() // (MARGIN * kept)))
+    log.info("Taking %d of %d micro-batches at once, as memory allows", together, micro_batches)
+    return batch_size * together
+
+
+def _micro_batch(recipe: Recipe, at_once: int) -> int:
+    """Return the pictures of a micro-batch, once micro-batches of at most so many pictures are taken together."""
+    batch_size, micro_batches = recipe.training.batch_size, recipe.training.gradient_accumulation_steps
+    return batch_size * min(micro_batches, max(1, at_once // batch_size))
 
 
 def in_steps(length: str, recipe: Recipe, data: Dataset | FramedPictures, processes: int) -> int:
@@ -125,7 +156,9 @@ def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tu
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)), seed
 
 
-def _facts(recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmetic: dict[str, str]) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmetic: dict[str, str], at_once: int
+) -> dict[str, Any]:
     """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
     if isinstance(data, ConceptPictures):
         pictures = data.facts()
@@ -133,7 +166,7 @@ def _facts(recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmet
         pictures = [picture.fact for picture in data.pictures]
     else:
         pictures = [f"{type(data).__name__} of {len(data)}"]
-    arithmetic = {**arithmetic, "micro-batch": str(recipe.training.batch_size)}
+    arithmetic = {**arithmetic, "micro-batch": str(_micro_batch(recipe, at_once))}
     return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
 
 

@@ -72,6 +72,11 @@ class Checkpoint:
         """The seed of the run it was kept by."""
         return int(self.facts["recipe"]["training"]["seed"])
 
+    @property
+    def micro_batch(self) -> int:
+        """Pictures that went through the model at once."""
+        return int(self.facts["arithmetic"].get("micro-batch", 0))
+
 
 class Run:
     """The folder of one run; RunError if another process holds it. Without `hold` it is only looked at."""

@@ -228,11 +228,15 @@ class EngineRecipe:
     """Recompute activations in the backward pass: about a third slower, far less memory."""
     xformers: bool = False
     """Use xformers' attention instead of PyTorch's own (SDPA), which is as fast and the default."""
+    pictures_at_once: int = 0
+    """Pictures that go through the model at once, where a step has several micro-batches: these are taken together as
+    far as memory allows, which is faster and the same step. 0 counts what fits; as batch_size it keeps them apart."""
     allow_tf32: bool = False
     """Allow TF32 matrix products on NVIDIA Ampere GPUs and later: faster fp32, slightly less exact."""
 
     def __post_init__(self) -> None:
         settle_types(self)
+        at_least(0, pictures_at_once=self.pictures_at_once)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def train(
         recipe, source, start, steps = job.recipe, job.source, engine.step_number, job.steps
 
         # Every step is a function of its number: the learning rate, the draws, and so the batch.
-        shares = engine.shares(recipe.training.batch_size, recipe.training.gradient_accumulation_steps)
+        training = recipe.training
+        shares = engine.shares(training.batch_size, training.gradient_accumulation_steps, job.at_once)
         peak = recipe.schedule.learning_rate * (job.batch if recipe.schedule.scale_lr else 1)
         batches = source.batches(_draws(range(start, steps), shares, job))
         validator = _validator(engine, run, job)

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env, reduce
@@ -88,14 +89,23 @@ class TorchEngine:
 
     # Processes
 
-    def shares(self, batch_size: int, gradient_accumulation_steps: int) -> list[list[int]]:
+    def shares(self, batch_size: int, gradient_accumulation_steps: int, at_once: int) -> list[list[int]]:
         """Return this process' micro-batches of a step: indices into the concept's global batch."""
         first = self.place.process_index * batch_size
         stride = self.processes * batch_size
-        return [
-            list(range(micro * stride + first, micro * stride + first + batch_size))
+        own = [
+            micro * stride + first + picture
             for micro in range(gradient_accumulation_steps)
+            for picture in range(batch_size)
         ]
+        together = max(1, at_once // batch_size) * batch_size
+        return [own[i : i + together] for i in range(0, len(own), together)]
+
+    def free_memory(self) -> int:
+        """Return the bytes that are free on the device."""
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return psutil.virtual_memory().available // self.processes
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Let the main process act and return its result on every process; its error is raised on all of them."""
