@@ -24,9 +24,7 @@ import math
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from kept_words import Kept
+from processes import carried_out
 from tqdm import tqdm
 
 from pseudoword import __version__, disk, generate, toybox
@@ -165,20 +164,15 @@ def carry_out(run: Trained, args: argparse.Namespace, base: Path) -> dict[str, A
     script = [str(WITHOUT_TORCHVISION), str(args.script)] if run.arm == "guide" else [str(OURS)]
     command = [sys.executable, *script, *flags(run, args, base)]
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    began = time.time()
-    with (run.folder / "training.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-    if code := os.waitstatus_to_exitcode(status):
-        raise subprocess.CalledProcessError(code, [*command, f"(its log: {run.folder / 'training.log'})"])
+    environment = {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    took = carried_out(command, run.folder / "training.log", environment)
     saved = {
         step: word_file(run, step).stat().st_mtime for step in range(args.save_steps, args.steps + 1, args.save_steps)
     }
     return {
-        "seconds": {step: round(at - began, 2) for step, at in saved.items()},
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
-        "peak_mib": usage.ru_maxrss // 1024,
+        "seconds": {step: round(at - took["began"], 2) for step, at in saved.items()},
+        "cpu_seconds": took["cpu_seconds"],
+        "peak_mib": took["peak_mib"],
     }
 
 

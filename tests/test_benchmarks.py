@@ -110,6 +110,23 @@ def test_what_checkpointing_saves_is_measured_small_too(tmp_path: Path):
     assert told["kept"]["activations_mib"] > 0
 
 
+def test_converting_is_measured_small_too(tmp_path: Path):
+    run(BENCHMARKS / "converting.py", "--files", "20", "--rounds", "2", "--output", tmp_path / "converting.json")
+    told = json.loads((tmp_path / "converting.json").read_text())
+    assert len(told["share_of_the_disks_pace"]["all"]) == 2
+    assert told["convert_files_per_second"] > 0
+
+
+@pytest.mark.parametrize("geometry", ["toybox", pytest.param("sd15-small", marks=pytest.mark.slow)])
+def test_speed_is_measured_of_a_script_against_itself(tmp_path: Path, geometry: str):
+    asked = ["--script", OURS, "--geometry", geometry, "--warm", "1", "--steps", "2", "--rounds", "1"]
+    run(BENCHMARKS / "against_guide.py", *asked, "--work", tmp_path / "w", "--output", tmp_path / "speed.json")
+    told = json.loads((tmp_path / "speed.json").read_text())
+    assert told["times_as_fast_as_guide"]["median"] > 0
+    assert {len(own) for own in told["runs"].values()} == {1}
+    assert told["runs"]["guide"][0]["steps"] == 3
+
+
 @pytest.mark.slow
 def test_the_baseline_of_a_script_against_itself_and_again_from_its_words(tmp_path: Path):
     asked = [BENCHMARKS / "guide_baseline.py", "--script", OURS, "--concepts", "gold-ring", "--seeds", "0", "1"]

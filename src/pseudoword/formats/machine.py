@@ -120,12 +120,17 @@ def _update(machine: _Machine, values: Sequence[Any]) -> None:
 
 
 def _named(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Return a dict. Large integers are no keys: they can be chosen so that all hash alike, and a dict takes hours."""
+    """Return a dict by names that can be shown, or by numbers."""
     own = list(pairs)
-    for key, _ in own:
-        if not isinstance(key, str | int | float | bytes | None) or (isinstance(key, int) and abs(key) >= 2**32):
-            raise Refused("has keys that are no names")
+    if not all(_is_name(key) for key, _ in own):
+        raise Refused("has keys that are no names")
     return dict(own)
+
+
+def _is_name(key: Any) -> bool:
+    if isinstance(key, int):
+        return abs(key) < 2**32  # larger ones can be chosen so that all hash alike, and a dict of them takes hours
+    return key.isprintable() if isinstance(key, str) else isinstance(key, float | bytes | None)
 
 
 def _tuple(count: int) -> Callable[[_Machine, Any], None]:

@@ -70,7 +70,9 @@ def _is_of_crumbs(content: bytes) -> bool:
 
 def _with_array(value: dict[str, Any]) -> Any:
     """Return a dict, or the array that it stands for; without infinite numbers, which nothing outside of arrays has."""
-    "".join((*value, *(own for own in value.values() if isinstance(own, str)))).encode()  # half characters are no text
+    if not all(name.isprintable() for name in value):
+        raise NoWord("its text names no tensors")
+    "".join(own for own in value.values() if isinstance(own, str)).encode()  # half characters are no text
     if TENSOR in value:
         return np.array(value[TENSOR], dtype=np.float32)
     return {name: own for name, own in value.items() if not isinstance(own, float) or math.isfinite(own)}

@@ -36,10 +36,15 @@ def header_of(path: Path) -> tuple[dict[str, Any], int]:
             )
         try:
             with safetensors.safe_open(path, "np"):  # the library checks shapes, offsets and the file's length
-                return json.loads(file.read(length)), 8 + length
+                header = json.loads(file.read(length))
         except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
             reason = shown(first_line(error))
             raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.") from error
+    told = header.pop("__metadata__", None) or {}
+    if not all(isinstance(entry, dict) for entry in header.values()):  # the library takes lists too
+        reason = "lists in place of names"
+        raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.")
+    return {"__metadata__": told, **header}, 8 + length
 
 
 def shown(text: str) -> str:
@@ -55,33 +60,35 @@ def is_lora(header: Mapping[str, Any]) -> bool:
 def read(path: Path, largest: int) -> Contents:
     """Read a safetensors file; of a LoRA's only the words that are bundled with it. FormatError says why not."""
     header, start = header_of(path)
-    metadata = {str(k): str(v) for k, v in (header.pop("__metadata__", None) or {}).items()}
+    metadata: dict[str, str] = header.pop("__metadata__")
     bundled = [name for name in header if name.startswith(BUNDLED) or metadata.get(name) == EMBEDDED]
     if not bundled and is_lora(header):
         raise FormatError(f"{path} is a LoRA, and no word is bundled with it.")
     wanted = bundled or list(header)
     if len(wanted) > MOST_TENSORS:
         raise FormatError(f"{path} holds {len(wanted)} tensors; an embedding has few. Is it a model?")
+    size = sum(header[name]["data_offsets"][1] - header[name]["data_offsets"][0] for name in wanted)
+    if 4 * sum(math.prod(header[name]["shape"]) for name in wanted) > largest:
+        raise FormatError(f"{path} has {size / 2**20:.0f} MiB; an embedding has kilobytes. Is it a model?")
     with path.open("rb") as file:
-        size = sum(header[name]["data_offsets"][1] - header[name]["data_offsets"][0] for name in wanted)
-        if 4 * sum(math.prod(header[name]["shape"]) for name in wanted) > largest:
-            raise FormatError(f"{path} has {size / 2**20:.0f} MiB; an embedding has kilobytes. Is it a model?")
-        values = {}
-        for name in wanted:
-            dtype, (begin, end) = header[name]["dtype"], header[name]["data_offsets"]
-            if dtype not in FLOATS:
-                raise FormatError(f"{path} holds {name[:60]!r} as {dtype}; expected one of {', '.join(FLOATS)}.")
-            file.seek(start + begin)
-            numbers = np.frombuffer(file.read(end - begin), dtype=DTYPES[dtype])
-            try:
-                values[name] = as_float32(numbers, dtype).reshape(header[name]["shape"])
-            except (ValueError, OverflowError) as error:  # more dimensions, or larger ones, than NumPy has
-                reason = shown(str(error))
-                raise FormatError(
-                    f"{path} is a damaged safetensors file ({reason}); download or copy it again."
-                ) from error
+        values = {name: _array(path, file, start, name, header[name]) for name in wanted}
     dtypes = {name: header[name]["dtype"] for name in wanted}
     return Contents("safetensors", values, metadata, dtypes, others=len(header) - len(wanted))
+
+
+def _array(path: Path, file: BinaryIO, start: int, name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    dtype, (begin, end) = entry["dtype"], entry["data_offsets"]
+    if dtype not in FLOATS:
+        raise FormatError(f"{path} holds {name[:60]!a} as {dtype}; expected one of {', '.join(FLOATS)}.")
+    if not name.isprintable():
+        reason = f"a tensor is called {name[:60]!a}"
+        raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.")
+    file.seek(start + begin)
+    try:
+        return as_float32(np.frombuffer(file.read(end - begin), DTYPES[dtype]), dtype).reshape(entry["shape"])
+    except (ValueError, OverflowError) as error:  # a shape of more dimensions, or larger ones, than NumPy has
+        reason = shown(str(error))
+        raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.") from error
 
 
 def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], dtype: str = "F32") -> bytes:
@@ -109,7 +116,7 @@ def copy_with(source: Path, out: BinaryIO, arrays: Mapping[str, np.ndarray], met
     """Write a safetensors file's tensors and metadata, and more, leaving out what begins as `arrays` are bundled."""
     header, start = header_of(source)
     with source.open("rb") as file:
-        told = {**(header.pop("__metadata__", None) or {}), **metadata}
+        told = {**header.pop("__metadata__"), **metadata}
         replaced = tuple(f"{name.rpartition('.')[0]}." for name in arrays)
         kept = {name: own for name, own in header.items() if not name.startswith(replaced)}
         order = sorted(kept, key=lambda name: kept[name]["data_offsets"])
