@@ -147,14 +147,20 @@ def test_the_command_writes_a_new_word(tmp_path: Path, capsys: pytest.CaptureFix
         ("prune", ["--vectors", "1"], 1),
         ("prune", ["--keep", "1"], 1),
     ]:
-        assert cli.main(["algebra", operation, str(a), *more, "--output", str(out)]) == 0
+        assert cli.main(["algebra", operation, str(a), *more, "--output", str(out), "--overwrite"]) == 0
         assert Concept.load(out).num_vectors == vectors
         capsys.readouterr()
     for words, message in [
         (["merge", str(a), "--output", str(out)], "error: This takes 2 or more word(s), but 1 are named.\n"),
         (["difference", *[str(a)] * 4, "--output", str(out)], "error: This takes 2 to 3 word(s), but 4 are named.\n"),
         (["prune", str(a), "--keep", "0", "--output", str(a)], f"error: {a} is one of the words; write to another.\n"),
-        (["scale", str(a), "--output", str(out)], "error: Name the base whose vocabulary the word shall be as long"),
+        (["prune", str(b), "--keep", "0", "--output", str(b)], f"error: {b} is one of the words; write to"),
+        (["prune", str(a), "--keep", "0", "--output", str(out)], f"error: {out} is there already; name another, or"),
+        (["prune", str(a), "--keep", "0", "--output", "x.png"], "error: A new word is a .safetensors, .bin, .pt file"),
+        (
+            ["scale", str(a), "--output", str(a.with_name("n.pt"))],
+            "error: Name the base whose vocabulary the word shall be as long",
+        ),
     ]:
         assert cli.main(["algebra", *words]) == 1
         assert capsys.readouterr().err.startswith(message)
@@ -170,3 +176,6 @@ def test_a_word_is_scaled_to_a_bases_vocabulary(tmp_path: Path, base: Path, caps
     mean = np.linalg.norm(table, axis=1).mean()
     assert np.allclose(np.linalg.norm(Concept.load(out).rows["clip_l"], axis=1), mean, rtol=1e-5)
     capsys.readouterr()
+    other = word(clip_l=16).save(tmp_path / "b.safetensors")
+    assert cli.main(["algebra", "scale", str(other), "--base", str(base), "--output", str(tmp_path / "c.pt")]) == 1
+    assert "has rows for clip_l of width 16; this base wants clip_l of width 32" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import torch
 from pseudoword import cli, formats
 from pseudoword.concept import Concept
 from pseudoword.converting import Outcome, convert, sources
-from pseudoword.errors import FormatError
+from pseudoword.errors import FormatError, TokenError
+from pseudoword.recipe import ConceptRecipe
 
 
 def word(token: str = "<cat-toy>", width: int = 768, seed: int = 0) -> Concept:
@@ -82,6 +84,71 @@ def test_each_word_is_converted_and_what_fails_does_not_stop_the_others(library:
     assert all(one.was_there for one in again if one.written)
 
 
+def test_what_is_beside_words_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import safetensors.torch
+
+    folder = tmp_path / "words"
+    word("<cat>").save(folder / "cat.safetensors")
+    safetensors.torch.save_file(
+        {f"lora_unet_{i}.lora_up.weight": torch.ones(2, 2) for i in "ab"}, folder / "l.safetensors"
+    )
+    for step in (5, 40, 120):
+        word("<on-the-way>", seed=step).save(folder / "stopped" / f"learned_embeds-steps-{step}.safetensors")
+    assert names(sources([folder]), folder) == ["cat.safetensors", "stopped/learned_embeds-steps-120.safetensors"]
+    word("<on-the-way>").save(folder / "stopped" / "learned_embeds-best.safetensors")
+    for _ in range(3):  # the output is inside, and no source the next time
+        assert cli.main(["convert", str(folder), "--to", "comfyui", "--output", str(folder / "converted")]) == 0
+        assert capsys.readouterr().out.endswith("0 could not be converted.\n")
+    assert len(list((folder / "converted").rglob("*.safetensors"))) == 2
+    assert names(sources([folder], besides=folder / "converted"), folder)[1:] == [
+        "stopped/learned_embeds-best.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("token", ["<flora>", "lora_unet", "<lora:x:1>", "名" * 100, "*"])
+def test_a_word_may_be_called_what_it_likes(tmp_path: Path, token: str):
+    path = word(token).save(tmp_path / "word.safetensors")
+    assert formats.read(path).token == token
+    assert [one.error for one in convert([path], ["diffusers", "a1111", "comfyui"], tmp_path / "out")] == [""] * 3
+
+
+def test_a_token_that_files_have_for_a_key_is_refused_before_anything_is_written(tmp_path: Path):
+    for token in ("clip_l", "emb_params", "__metadata__", "bundle_emb.x", "t5_out"):
+        with pytest.raises(FormatError, match=r"would have its token for a key of another format, but"):
+            word(token).save(tmp_path / "out" / "word.safetensors")
+        with pytest.raises(TokenError, match=rf"'{re.escape(token)}' is a name that files of words use; try '<"):
+            ConceptRecipe(token=token, pictures="x", initializer="toy")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_half_of_a_word_that_was_killed_is_completed(tmp_path: Path):
+    path = xl().save(tmp_path / "xl.safetensors")
+    [first] = convert([path], ["diffusers"], tmp_path / "out")
+    first.written[1].unlink()
+    [again] = convert([path], ["diffusers"], tmp_path / "out")
+    assert (again.error, again.was_there) == ("", False)
+    assert all(file.is_file() for file in first.written)
+
+
+def test_the_same_tool_twice_is_once(tmp_path: Path):
+    found = list(convert([word().save(tmp_path / "w.safetensors")], ["comfyui", "comfyui"], tmp_path / "out"))
+    assert [one.error for one in found] == [""]
+
+
+def test_a_word_on_the_hub_is_converted_and_inspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import huggingface_hub
+
+    word("<from-the-hub>").save(tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **more: str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["convert", "sd-concepts-library/cat", "--to", "comfyui", "--output", "out"]) == 0
+    assert (tmp_path / "out" / "comfyui" / "from-the-hub.safetensors").is_file()
+    assert cli.main(["inspect", "sd-concepts-library/cat"]) == 0
+    assert "<from-the-hub>" in capsys.readouterr().out
+
+
 def test_words_of_one_name_are_numbered_and_other_files_are_not_overwritten(tmp_path: Path):
     files = [word(seed=i).save(tmp_path / f"{i}.safetensors") for i in range(3)]
     found = list(convert(files, ["comfyui"], tmp_path / "out"))
@@ -99,6 +166,8 @@ def test_words_of_one_name_are_numbered_and_other_files_are_not_overwritten(tmp_
 def test_a_word_is_renamed_and_several_cannot_be(tmp_path: Path, library: Path):
     [one] = convert([library / "loose.safetensors"], ["kohya"], tmp_path / "out", token="<new>")
     assert (one.written[0].name, formats.read(one.written[0]).token) == ("new.safetensors", "<new>")
+    with pytest.raises(FormatError, match=r"2 files are named, and their words cannot all be called '<x>'\.$"):
+        list(convert([library / "loose.safetensors"] * 2, ["kohya"], tmp_path / "out", token="<x>"))
     values = {"string_to_param": {"a": torch.ones(1, 768), "b": torch.ones(1, 768)}, "string_to_token": {}}
     torch.save(values, tmp_path / "two.pt")
     [refused] = convert([tmp_path / "two.pt"], ["kohya"], tmp_path / "out", token="<new>")
@@ -153,6 +222,15 @@ def test_the_command_writes_one_file_under_a_given_name(
         ((loose, "--to", "kohya", "--output", loose), "is the word's own file; write to another."),
         ((loose, "--to", "fooocus"), "There is no tool 'fooocus' to convert to; the tools are diffusers, a1111,"),
         ((loose,), "Name tools with --to, such as --to comfyui,a1111, or a LoRA with --into; one of the two."),
+        ((loose, "--to", "kohya", "--output", mine), "is there already, and holds something else;"),
+        ((loose, "--to", "kohya", "--output", library / "notes.txt"), "notes.txt is a file; name a folder, or a file"),
+        ((loose, "--to", ","), "--to names no tool; say --to comfyui, for example."),
+        (
+            (loose, "--into", "x.safetensors", "--output", mine, "--dtype", "fp16"),
+            "--into has no --json and no --dtype",
+        ),
+        ((loose, "--into", mine, "--output", mine, "--overwrite"), "mine.safetensors is there already; name another"),
+        ((loose, "--into", loose, "--output", tmp_path / "n.safetensors"), "Words are put into a LoRA's .safetensors"),
         (("--to", "kohya"), "Name at least one embedding file, or a folder of them."),
         ((loose, "--into", "x.safetensors"), "name the new file: --output NEW.safetensors."),
     ]:
@@ -176,7 +254,7 @@ def test_a_conversion_that_is_killed_leaves_whole_files_and_is_gone_on_with(tmp_
         word(f"<w{i}>", seed=i).save(tmp_path / "words" / f"{i}.safetensors")
     command = [sys.executable, "-m", "pseudoword.cli", "convert", str(tmp_path / "words"), "--to", "comfyui,a1111"]
     child = subprocess.Popen([*command, "--output", str(tmp_path / "out")], stdout=subprocess.DEVNULL)
-    while len(list(tmp_path.glob("out/*/*"))) < 20:
+    while len(list(tmp_path.glob("out/*/w*"))) < 20:
         time.sleep(0.01)
         assert child.poll() is None
     os.kill(child.pid, signal.SIGKILL)
@@ -189,3 +267,15 @@ def test_a_conversion_that_is_killed_leaves_whole_files_and_is_gone_on_with(tmp_
     assert [one.error for one in found] == [""] * 600
     assert sum(one.was_there for one in found) == len(left)
     assert [path.name for path in tmp_path.glob("out/*/.tmp-*")] == [], "and nothing is left of the file on the way"
+
+
+def test_whoever_reads_the_output_may_have_enough(library: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "pseudoword.cli", "convert", str(library / "loose.safetensors"), "--to", "kohya"]
+    child = subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout
+    child.stdout.close()
+    _, err = child.communicate(timeout=60)
+    assert "Cannot write" not in err
+    assert (tmp_path / "out" / "kohya" / "loose.safetensors").is_file()

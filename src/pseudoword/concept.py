@@ -81,7 +81,10 @@ class Concept:
 
     @classmethod
     def load(cls, path: str | Path, token: str | None = None) -> Concept:
-        """Read a concept from an embedding file or a run's folder; `token` renames it."""
+        """Read a concept from an embedding file or a run's folder.
+
+        `token` renames the word of a file that holds one, and says which is meant of a file that holds several.
+        """
         from pseudoword import formats  # the one door upwards: a noun that users load and save by name
 
         return formats.read(path, token=token)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,21 +16,30 @@ import numpy as np
 from pseudoword import disk, formats
 from pseudoword.concept import Concept
 from pseudoword.contents import Contents
-from pseudoword.errors import FormatError, PseudowordError, first_line
+from pseudoword.errors import FormatError, NoWord, PseudowordError, first_line
 from pseudoword.formats.tools import TOOLS
 
-TARGETS: dict[str, tuple[str, Sequence[tuple[str, str]]]] = {
-    "diffusers": ("diffusers", [("diffusers", ".safetensors")]),
-    "a1111": ("a1111", [("webui", ".pt"), ("kohya", ".safetensors")]),
-    "a1111-picture": ("a1111", [("webui", ".png"), ("kohya", ".png")]),
-    "forge": ("forge", [("webui", ".pt"), ("kohya", ".safetensors")]),
-    "comfyui": ("comfyui", [("kohya", ".safetensors")]),
-    "invokeai": ("invokeai", [("kohya", ".safetensors")]),
-    "kohya": ("kohya", [("kohya", ".safetensors")]),
-    "onetrainer": ("onetrainer", [("onetrainer", ".safetensors")]),
-    "original": ("original", [("original", ".pt")]),
+
+@dataclass(frozen=True)
+class Target:
+    """What `--to` can say: the tool that must load the file, and what it can be."""
+
+    tool: str
+    choices: tuple[tuple[str, str], ...]
+    """Formats and endings, the first that can hold the word."""
+
+
+TARGETS = {
+    "diffusers": Target("diffusers", (("diffusers", ".safetensors"),)),
+    "a1111": Target("a1111", (("webui", ".pt"), ("kohya", ".safetensors"))),
+    "a1111-picture": Target("a1111", (("webui", ".png"), ("kohya", ".png"))),
+    "forge": Target("forge", (("webui", ".pt"), ("kohya", ".safetensors"))),
+    "comfyui": Target("comfyui", (("kohya", ".safetensors"),)),
+    "invokeai": Target("invokeai", (("kohya", ".safetensors"),)),
+    "kohya": Target("kohya", (("kohya", ".safetensors"),)),
+    "onetrainer": Target("onetrainer", (("onetrainer", ".safetensors"),)),
+    "original": Target("original", (("original", ".pt"),)),
 }
-"""By what `--to` says: the tool that must load the file, and formats and endings, the first that can hold the word."""
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
@@ -57,61 +68,63 @@ def check(targets: Sequence[str], dtype: str) -> None:
         raise FormatError(f"Numbers are stored as {', '.join(DTYPES)}, not as {dtype!r}.")
 
 
-def sources(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the embedding files that paths mean, folders searched to the bottom; the guide's files of a word are one.
+def sources(paths: Iterable[str | Path], besides: Path | None = None) -> list[Path]:
+    """Return the embedding files that paths mean, or ids on the Hub; folders are searched to the bottom.
 
-    What a folder has of a word several times, as run folders do, is taken once: `learned_embeds.safetensors`.
+    The guide's files of a word are one, and of a run that is not finished the best or last is taken. Pictures and LoRAs
+    without a word are left out of folders, and so is what lies in the folder `besides`, where the output goes.
     """
     found: dict[Path, None] = {}
-    for path in map(Path, paths):
-        path = path.expanduser()
+    for path in map(formats.fetched, paths):
         if not path.is_dir():
-            found[formats.fetched(path)] = None
+            found[path] = None
             continue
-        inside = [Path(folder) / name for folder, folders, names in _walk(path) for name in sorted(names)]
-        files = [file for file in inside if file.suffix.lower() in formats.ENDINGS and _stands_for_a_word(file)]
-        files = [
-            file for file in files if formats.container_of(file.suffix.lower()) != "picture" or _holds_a_word(file)
-        ]
+        files = [file for file in _below(path, besides) if not _holds_no_word(file)]
         if not files:
             raise FormatError(f"The folder {str(path)!r} holds no embedding file.")
         found |= dict.fromkeys(files)
     return list(found)
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield folders from the top, in order; links to folders are not followed, so nothing outside is read.
+def _below(folder: Path, besides: Path | None) -> Iterator[Path]:
+    """Yield files that may be words, from the top, in order; links to folders are not followed.
 
     What lies below a word's own folder is about that word: checkpoints, exports, samples.
     """
     for place, folders, names in os.walk(folder):
+        here = Path(place)
         holds_a_word = any(name in formats.IN_FOLDER for name in names)
-        folders[:] = [] if holds_a_word else sorted(name for name in folders if not name.startswith("."))
-        yield place, folders, [name for name in names if not name.startswith(".")]
+        folders[:] = [] if holds_a_word else sorted(folders)
+        folders[:] = [name for name in folders if not name.startswith(".") and not _same(here / name, besides)]
+        yield from (here / name for name in _words_among(names))
 
 
-def _stands_for_a_word(file: Path) -> bool:
-    """Whether a file in a folder is a word by itself, not another's second part or an earlier step of it."""
-    if file.name.startswith("learned_embeds_"):
+def _same(folder: Path, other: Path | None) -> bool:
+    return other is not None and folder.resolve() == other.resolve()
+
+
+def _words_among(names: Iterable[str]) -> list[str]:
+    """Return those of a folder's names that stand for words: of the guide's files one, in the order of its choice."""
+    own = sorted(name for name in names if Path(name).suffix.lower() in formats.ENDINGS and not name.startswith("."))
+    guides = [name for name in own if name.startswith("learned_embeds")]
+    steps = {int(match[1]): name for name in guides if (match := re.search(r"^learned_embeds-steps-(\d+)\.", name))}
+    best = [name for name in guides if name.startswith("learned_embeds-best.")]
+    final = [name for name in formats.IN_FOLDER if name in guides]
+    chosen = [*final, *best, *(steps[step] for step in sorted(steps, reverse=True))][:1]
+    return [name for name in own if name not in guides or name in chosen]
+
+
+def _holds_no_word(file: Path) -> bool:
+    """Whether a file in a folder is a picture or LoRA like any other; what is broken is told when it is read."""
+    if formats.container_of(file.suffix.lower()) == "pickle":
         return False
-    if file.name.startswith("learned_embeds-"):  # a step on the way, or the best
-        return not any((file.parent / name).is_file() for name in formats.IN_FOLDER)
-    return file.name != formats.IN_FOLDER[1] or not file.with_name(formats.IN_FOLDER[0]).is_file()
-
-
-def _is_picture(file: Path) -> bool:
-    return formats.container_of(file.suffix.lower()) == "picture"
-
-
-def _holds_a_word(picture: Path) -> bool:
-    """Whether a picture holds a word, or something that is broken; other pictures are just beside the words."""
     try:
-        formats.open_file(picture)
-    except formats.NoWordInPicture:
-        return False
-    except FormatError:
+        formats.open_file(file)
+    except NoWord:
         return True
-    return True
+    except FormatError:
+        return False
+    return False
 
 
 def convert(
@@ -129,6 +142,9 @@ def convert(
     by the same conversion, is left; another file under the same name is not overwritten unless that is asked for.
     """
     check(targets, dtype)
+    targets, files = list(dict.fromkeys(targets)), list(files)
+    if token and len(files) > 1:
+        raise FormatError(f"{len(files)} files are named, and their words cannot all be called {token!r}.")
     halves = [half for target in targets for half in (folder / target).glob(f"{disk.TEMPORARY}*")]
     waiting: deque[Future[Outcome] | Outcome] = deque()
     with ThreadPoolExecutor(THREADS) as pool:  # a thread that syncs a file leaves the processor to the other
@@ -169,7 +185,7 @@ def _done(job: Future[Outcome] | Outcome) -> Outcome:
 
 def _tried(file: Path, concept: Concept, target: str, place: Path, dtype: str, overwrite: bool) -> Outcome:
     try:
-        return _written(file, concept, target, place, dtype, overwrite)
+        return _written(file, target, _made(concept, target, place, dtype), overwrite=overwrite)
     except (PseudowordError, OSError) as error:
         return Outcome(file, target, error=first_line(error))
 
@@ -182,7 +198,9 @@ def words(files: Iterable[Path], token: str | None = None) -> list[Concept]:
     return [_renamed([concept for _, concept in found], token, found[0][0])]
 
 
-def convert_one(files: Sequence[Path], targets: Sequence[str], path: Path, token: str | None, dtype: str) -> Outcome:
+def convert_one(
+    files: Sequence[Path], targets: Sequence[str], path: Path, token: str | None, dtype: str, *, overwrite: bool = False
+) -> Outcome:
     """Write the one word of the files for the one target as this very file; FormatError if there are more."""
     check(targets, dtype)
     concepts = words(files, token)
@@ -191,15 +209,13 @@ def convert_one(files: Sequence[Path], targets: Sequence[str], path: Path, token
             f"One file takes one word for one tool, but there are {len(concepts)} and {len(targets)}; "
             "let --output be a folder."
         )
-    contents = contents_for(concepts[0], targets[0], path.with_suffix(""), DTYPES[dtype])
-    if list(contents) != [path]:
-        wanted = "a folder" if len(contents) > 1 else f"a {next(iter(contents)).suffix}"
-        raise FormatError(f"For {targets[0]} {concepts[0].token!r} becomes {wanted}, not a {path.suffix}.")
     if path.exists() and path.resolve() == files[0].resolve():
         raise FormatError(f"{path} is the word's own file; write to another.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write(path, contents[path])
-    return _outcome(files[0], concepts[0], targets[0], [path])
+    made = _made(concepts[0], targets[0], path.with_suffix(""), DTYPES[dtype])
+    if list(made.contents) != [path]:
+        wanted = "a folder" if len(made.contents) > 1 else f"a {next(iter(made.contents)).suffix}"
+        raise FormatError(f"For {targets[0]} {concepts[0].token!r} becomes {wanted}, not a {path.suffix}.")
+    return _written(files[0], targets[0], made, overwrite=overwrite)
 
 
 def _renamed(concepts: Sequence[Concept], token: str, file: Path) -> Concept:
@@ -218,31 +234,45 @@ def _free(folder: Path, stem: str, taken: set[Path]) -> str:
     return name
 
 
-def _written(file: Path, concept: Concept, target: str, place: Path, dtype: str, overwrite: bool) -> Outcome:
-    """Write a word for a tool, if the tool's own rules take what would be written."""
+@dataclass(frozen=True)
+class _Made:
+    """A word's files for a tool, not written yet, and what they say when they are read."""
+
+    contents: dict[Path, bytes]
+    lost: tuple[str, ...]
+    trigger: str
+
+
+def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
+    """Return a word's files for a tool, read again where they do no harm; FormatError if they would not be the word."""
     contents = contents_for(concept, target, place, dtype)
-    was_there = all(path.is_file() and path.read_bytes() == content for path, content in contents.items())
-    if not was_there:
-        other = next((path for path in contents if path.exists()), None)
-        if other and not overwrite:
-            raise FormatError(f"{other} is there already, and holds something else; --overwrite replaces it.")
+    with tempfile.TemporaryDirectory() as aside:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            disk.write(path, content)
-    return replace(_outcome(file, concept, target, list(contents)), was_there=was_there)
+            (Path(aside) / path.name).write_bytes(content)
+        first = next(iter(contents))
+        opened = formats.open_file(Path(aside) / first.name)
+        after = formats.concepts_of(opened, Path(aside) / first.name)
+    if len(after) != 1:
+        raise FormatError(f"{concept.token!r} cannot be written for {target}: it would be read as {len(after)} words.")
+    trigger = TOOLS[TARGETS[target].tool].verdict(opened, first.name).trigger
+    return _Made(contents, tuple(differences(concept, after[0])), trigger)
 
 
-def _outcome(file: Path, concept: Concept, target: str, written: Sequence[Path]) -> Outcome:
-    """Say what was written, as it is when it is read again."""
-    contents = formats.open_file(written[0])
-    [after] = formats.concepts_of(contents, written[0])
-    trigger = TOOLS[TARGETS[target][0]].verdict(contents, written[0].name).trigger
-    return Outcome(file, target, tuple(written), tuple(differences(concept, after)), trigger)
+def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcome:
+    """Write what is not there yet; another file under the same name is left, unless it is to be overwritten."""
+    missing = {path: own for path, own in made.contents.items() if not path.is_file() or path.read_bytes() != own}
+    other = next((path for path in missing if path.exists()), None)
+    if other and not overwrite:
+        raise FormatError(f"{other} is there already, and holds something else; --overwrite replaces it.")
+    for path, content in missing.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.write(path, content)
+    return Outcome(file, target, tuple(made.contents), made.lost, made.trigger, was_there=not missing)
 
 
 def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict[Path, bytes]:
     """Return the files of a word for a tool, by their paths; FormatError if no file that it loads can hold the word."""
-    tool, choices = TOOLS[TARGETS[target][0]], TARGETS[target][1]
+    tool, choices = TOOLS[TARGETS[target].tool], TARGETS[target].choices
     if target == "diffusers" and len(concept.rows) > 1:
         return formats.contents_of_each(concept, place / "learned_embeds.safetensors", dtype)
     fitting = [(name, suffix) for name, suffix in choices if formats.FORMATS[name].refuses(concept) is None]

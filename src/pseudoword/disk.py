@@ -19,6 +19,8 @@ def writing(folder: Path) -> Iterator[None]:
     """Write to a folder in this block; RecipeError says why that cannot be."""
     try:
         yield
+    except BrokenPipeError:  # of the output on the screen
+        raise
     except OSError as error:
         raise RecipeError(f"Cannot write to the folder {str(folder)!r}: {error.strerror}.") from error
 

@@ -32,6 +32,10 @@ class FormatError(PseudowordError):
     """A file that is no embedding, or not one that can be read."""
 
 
+class NoWord(FormatError):
+    """A file of another kind, in which there is no word: a picture, a LoRA."""
+
+
 class RunError(PseudowordError):
     """A run's folder or checkpoint that cannot be used."""
 

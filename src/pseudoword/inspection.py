@@ -12,7 +12,7 @@ from pseudoword import families, formats, toybox
 from pseudoword.concept import Concept
 from pseudoword.contents import Contents
 from pseudoword.families.locate import locate
-from pseudoword.formats.tools import TOOLS, base_of
+from pseudoword.formats.tools import TOOLS, Verdict, base_of
 from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import Vocabulary
 
@@ -22,7 +22,7 @@ def inspect(path: str | Path, base: BaseModel | None = None) -> list[dict[str, A
 
     FormatError or TokenError says what is wrong with the file or with the base.
     """
-    file = formats.find(path)
+    file = formats.find(formats.fetched(path))
     contents, concepts = formats.open_file(file), formats.read_all(file)
     against = None if base is None else vocabularies_of(base)
     return [_word(file, contents, concept, base, against) for concept in concepts]
@@ -56,7 +56,7 @@ def _word(
         "base": concept.base or None,
         "steps": concept.steps or None,
         "metadata": dict(concept.metadata),
-        "tools": _tools(file, contents),
+        "tools": _tools(file, contents, concept),
     }
     if base is not None and vocabularies is not None:
         told["against"] = base.model
@@ -64,11 +64,13 @@ def _word(
     return told
 
 
-def _tools(file: Path, contents: Contents) -> dict[str, dict[str, Any]]:
+def _tools(file: Path, contents: Contents, concept: Concept) -> dict[str, dict[str, Any]]:
     """Return each tool's verdict on the file, and where its rules stand."""
-    found = {}
+    found, parts = {}, len(formats.parts_of(file))
     for name, tool in TOOLS.items():
         verdict = tool.verdict(contents, file.name)
+        if len(concept.rows) > 1 and parts > 1 and name != "diffusers":
+            verdict = Verdict(False, f"loads one file, and this word has {parts}; convert --to {name} joins them")
         found[name] = {"title": tool.title, "loads": verdict.loads, "says": verdict.says, "source": tool.source}
         if verdict.loads:
             found[name] |= {"trigger": verdict.trigger, "place": tool.place}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pseudoword.errors import RecipeError
-from pseudoword.placeholder import check_token
+from pseudoword.placeholder import check_new_token
 from pseudoword.settings import at_least, check_seed, settle_types
 
 # Options are written Optional[X], not X | None: tyro checks the latter's defaults with typeguard, whose import
@@ -64,7 +64,7 @@ class ConceptRecipe:
 
     def __post_init__(self) -> None:
         settle_types(self)
-        check_token(self.token)
+        check_new_token(self.token)
         at_least(1, num_vectors=self.num_vectors)
         if self.num_vectors > MOST_VECTORS:
             raise RecipeError(f"num_vectors must be at most {MOST_VECTORS}, but is {self.num_vectors}.")

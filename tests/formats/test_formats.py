@@ -70,7 +70,7 @@ def test_a_word_of_several_encoders_comes_back_in_the_format_that_has_them(tmp_p
     for suffix in SUFFIXES:
         assert same_rows(formats.read(formats.write_file(word, tmp_path / f"word{suffix}", "kohya")), word)
         assert same_rows(formats.read(word.save(tmp_path / f"saved{suffix}")), word)
-    with pytest.raises(FormatError, match=r"'<cat-toy>' has clip_l, clip_g; write it in the format 'kohya'\.$"):
+    with pytest.raises(FormatError, match=r"'<cat-toy>' is for clip_l, clip_g; write it in the format 'kohya'\.$"):
         formats.write_file(word, tmp_path / "learned_embeds.safetensors")
     assert not (tmp_path / "learned_embeds.safetensors").exists()
 

@@ -57,12 +57,12 @@ def test_every_tool_loads_what_is_converted_for_it(tmp_path: Path, target: str, 
     concept = word(kind, vectors)
     [outcome] = convert([concept.save(tmp_path / "word.safetensors")], [target], tmp_path)
     if not outcome.written:
-        assert outcome.error.startswith(TOOLS[TARGETS[target][0]].title)
+        assert outcome.error.startswith(TOOLS[TARGETS[target].tool].title)
         assert kind in ("sd3", "flux") or (target, kind) == ("original", "sdxl")
         return
     rows: dict[str, np.ndarray] = {}
     for path, encoder in zip(outcome.written, concept.rows, strict=False):
-        trigger, own = EMULATORS[TARGETS[target][0]](path)
+        trigger, own = EMULATORS[TARGETS[target].tool](path)
         rows |= {encoder: own[""]} if len(outcome.written) > 1 else own
         assert trigger in ("", outcome.trigger), "OneTrainer asks for the placeholder"
     read = loaded_as(concept, rows)
@@ -211,6 +211,9 @@ def corpus(folder: Path, lora: Path) -> list[Path]:
         torch.save(own, folder / f"{name}.pt")
         made.append(folder / f"{name}.pt")
     torch.save(many, folder / "bare.pt")
+    pti = {"<s1>": one[0], "unet:0:up": torch.ones(4, 4), "unet:0:down": torch.ones(4, 4)}
+    made.append(folder / "lora_pti.safetensors")
+    safetensors.torch.save_file(pti, made[-1], {"<s1>": "<embed>"})
     for name, of in (("xl", ".bin"), ("bare", ".pt"), ("a1111", ".pt")):
         made.append(folder / f"misnamed-{name}.safetensors")
         made[-1].write_bytes((folder / f"{name}{of}").read_bytes())

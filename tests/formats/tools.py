@@ -55,7 +55,11 @@ def numpy(value: Any) -> np.ndarray:
 # A1111 and Forge: modules/textual_inversion/textual_inversion.py load_from_file, image_embedding.py
 
 
-def a1111(path: Path, expected_width: int | None = None) -> Loaded:
+A1111_WIDTHS = (768, 1024, 768 + 1280)
+"""What `get_expected_shape` is for Stable Diffusion 1.x, 2.x and XL; for SD 3 it is 1."""
+
+
+def a1111(path: Path) -> Loaded:
     ending, name = path.suffix.upper(), path.stem
     if ending in {".PNG", ".WEBP", ".JXL", ".AVIF"}:
         data = picture(path)
@@ -81,7 +85,7 @@ def a1111(path: Path, expected_width: int | None = None) -> Loaded:
         demand(len(data) == 1, "multiple terms")
         rows = {"": np.atleast_2d(numpy(next(iter(data.values()))))}
         width = rows[""].shape[-1]
-    demand(expected_width in (None, width), "skipped for its width")
+    demand(width in A1111_WIDTHS, "skipped for its width, whatever model is loaded")
     return name, rows
 
 
@@ -157,6 +161,7 @@ def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
             raise
         data = {"": _numbers_of_zip(path)}
     demand(not torch.is_tensor(data), "a tensor has no keys")
+    demand(not _is_lora_pti(path), "the first value may be any tensor of the LoRA")
     rows = {}
     for key, width in (keys or {"clip_l": 768}).items():
         if "string_to_param" in data:
@@ -170,6 +175,13 @@ def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
             rows[key] = np.atleast_2d(numpy(block))
     demand(rows, "no encoder takes it")
     return trigger, rows
+
+
+def _is_lora_pti(path: Path) -> bool:
+    if path.suffix != ".safetensors" or path.read_bytes()[8:9] != b"{":
+        return False
+    with safetensors.safe_open(path, "pt") as file:
+        return "<embed>" in (file.metadata() or {}).values()
 
 
 def _numbers_of_zip(path: Path) -> torch.Tensor:
@@ -192,6 +204,7 @@ def _numbers_of_zip(path: Path) -> torch.Tensor:
 def invokeai(path: Path) -> Loaded:
     data = by_ending(path)
     demand(isinstance(data, dict), "unable to determine token dimension")
+    demand(not _is_lora_pti(path), "the first value may be any tensor of the LoRA")
     if "string_to_token" in data:
         width = next(iter(data["string_to_param"].values())).shape[-1]
     elif "emb_params" in data:
@@ -228,6 +241,7 @@ def kohya(path: Path, *, is_sdxl: bool | None = None) -> Loaded:
         demand("clip_l" in data and "clip_g" in data, "KeyError")
         return path.stem, {"clip_l": numpy(data["clip_l"]), "clip_g": numpy(data["clip_g"])}
     block = next(iter(data.values()))
+    demand(block.shape[-1] in (768, 1024), "a row does not fit into the table of SD 1.x or 2.x")
     demand(block.dim() == 2, "the number of vectors is taken from the first dimension")
     return path.stem, {"": numpy(block)}
 

@@ -19,8 +19,10 @@ class _Made:
 
     output: str
     """The new word's file (.safetensors, .bin, .pt) or folder."""
-    token: str = ""
+    token: Optional[str] = None
     """What the new word is called; the first word's token if not said."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace a file that is there already."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Scale(_Made):
 
     file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The word's file or folder."""
-    base: str = ""
+    base: Optional[str] = None
     """The base model whose vocabulary says how long; a folder, a Hub id or toybox."""
     config: Optional[str] = None
     """With a base that is a .safetensors or .ckpt file: folder in diffusers layout, or Hub id, of a base like it."""
@@ -97,11 +99,16 @@ def run(arguments: Sequence[str]) -> int:
     if len(options.file) < least or (most and len(options.file) > most):
         some = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
         raise RecipeError(f"This takes {some} word(s), but {len(options.file)} are named.")
-    words = [formats.read(formats.fetched(file)) for file in options.file]
-    made = _carried_out(options, words)
+    files = [formats.find(formats.fetched(file)) for file in options.file]
     output = Path(options.output).expanduser()
-    if output.exists() and any(output.resolve() == Path(file).expanduser().resolve() for file in options.file):
+    if any(output.resolve() in (file.resolve(), file.parent.resolve()) for file in files if output.exists()):
         raise RecipeError(f"{output} is one of the words; write to another.")
+    if output.exists() and not options.overwrite:
+        raise RecipeError(f"{output} is there already; name another, or add --overwrite.")
+    if output.suffix in formats.ENDINGS and output.suffix not in formats.SUFFIXES:
+        raise RecipeError(f"A new word is a {', '.join(formats.SUFFIXES)} file or a folder, not {output.suffix}.")
+    words = [formats.read(file) for file in files]
+    made = _carried_out(options, words)
     with writing(output):
         written = made.save(output)
     print(f"{written}: {made.token}, {made.num_vectors} vector(s)")
@@ -114,19 +121,19 @@ def _carried_out(options: Merge | Concatenate | Difference | Scale | Prune, word
     match options:
         case Merge():
             weights = options.weights or None
-            return algebra.merge(words, weights, spherical=options.spherical, token=options.token)
+            return algebra.merge(words, weights, spherical=options.spherical, token=options.token or "")
         case Concatenate():
-            return algebra.concatenate(words, options.token)
+            return algebra.concatenate(words, options.token or "")
         case Difference():
-            return algebra.difference(*words, token=options.token)
+            return algebra.difference(*words, token=options.token or "")
         case Scale():
-            return algebra.scale(words[0], _mean_norms(options), options.token)
+            return algebra.scale(words[0], _mean_norms(options, words[0]), options.token or "")
         case Prune():
-            return algebra.prune(words[0], options.keep, options.vectors, options.token)
+            return algebra.prune(words[0], options.keep, options.vectors, options.token or "")
 
 
-def _mean_norms(options: Scale) -> dict[str, float]:
-    """Return the mean norm of the base's vocabulary for each text encoder."""
+def _mean_norms(options: Scale, word: Concept) -> dict[str, float]:
+    """Return the mean norm of the base's vocabulary for each text encoder; TokenError for a word of another base."""
     import numpy as np
 
     from pseudoword.errors import RecipeError
@@ -136,4 +143,6 @@ def _mean_norms(options: Scale) -> dict[str, float]:
     if not options.base:
         raise RecipeError("Name the base whose vocabulary the word shall be as long as: --base MODEL.")
     vocabularies = vocabularies_of(BaseModel(options.base, config=options.config))
+    for encoder, vocabulary in vocabularies.items():
+        vocabulary.rows_of(word, encoder)
     return {encoder: float(np.linalg.norm(v.table, axis=1).mean()) for encoder, v in vocabularies.items()}

@@ -25,8 +25,8 @@ class Options:
     """Write words as the files of other tools."""
 
     file: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Embedding files, runs, or folders of them: every format, whatever the ending says."""
-    to: str = ""
+    """Embedding files, runs, folders of them, or ids on the Hub: every format, whatever the ending says."""
+    to: Optional[str] = None
     """Tools to write for, separated by commas: comfyui,a1111."""
     into: Optional[str] = None
     """A LoRA's .safetensors file to bundle the words with; --output then is the new file."""
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword import converting
+    from pseudoword import converting, formats
     from pseudoword.disk import writing
     from pseudoword.errors import RecipeError
 
@@ -62,15 +62,23 @@ def run(arguments: Sequence[str]) -> int:
         raise RecipeError("Name at least one embedding file, or a folder of them.")
     if bool(options.to) == bool(options.into):
         raise RecipeError("Name tools with --to, such as --to comfyui,a1111, or a LoRA with --into; one of the two.")
-    targets = [name.strip() for name in options.to.split(",") if name.strip()]
+    targets = [name.strip() for name in (options.to or "").split(",") if name.strip()]
+    if options.to and not targets:
+        raise RecipeError("--to names no tool; say --to comfyui, for example.")
     converting.check(targets, options.dtype)
-    files = converting.sources(options.file)
     output = Path(options.output).expanduser()
+    files = converting.sources(options.file, besides=output)
+    is_file = output.suffix.lower() in formats.ENDINGS and not output.is_dir()
+    if output.is_file() and not is_file:
+        raise RecipeError(f"--output {output} is a file; name a folder, or a file that ends as an embedding's does.")
     with writing(output):
         if options.into:
             return _into(options, files, output)
-        if output.suffix:
-            return _show([converting.convert_one(files, targets, output, options.token, options.dtype)], 1, options)
+        if is_file:
+            one = converting.convert_one(
+                files, targets, output, options.token, options.dtype, overwrite=options.overwrite
+            )
+            return _show([one], 1, options)
         found = converting.convert(
             files, targets, output, token=options.token, dtype=options.dtype, overwrite=options.overwrite
         )
@@ -81,10 +89,15 @@ def _into(options: Options, files: Sequence[Path], output: Path) -> int:
     from pseudoword import converting, formats
     from pseudoword.errors import RecipeError
 
+    lora = Path(options.into or "").expanduser()
     if output.suffix != ".safetensors":
         raise RecipeError("With --into LORA, name the new file: --output NEW.safetensors.")
+    if options.json or options.dtype != "fp32":
+        raise RecipeError("--into has no --json and no --dtype: words are put into a LoRA's file in fp32.")
+    if output.exists() and (output.resolve() == lora.resolve() or not options.overwrite):
+        raise RecipeError(f"{output} is there already; name another file, or, if it is not the LoRA, add --overwrite.")
     words = converting.words(files, options.token)
-    formats.bundle_into(Path(options.into or "").expanduser(), words, output)
+    formats.bundle_into(lora, words, output)
     print(f"{output} has {', '.join(word.token for word in words)}.")
     return 0
 

@@ -16,7 +16,7 @@ class Options:
     """Say what an embedding file is, for which base, and which tools load it, or why not."""
 
     file: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Embedding files, or folders that hold a learned word."""
+    """Embedding files, folders that hold a learned word, or ids on the Hub."""
     base: Optional[str] = None
     """A base model to compare with: norms beside the vocabulary's, and each row's nearest words."""
     config: Optional[str] = None
@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword.errors import RecipeError
+    from pseudoword.errors import PseudowordError, RecipeError
     from pseudoword.inspection import inspect
     from pseudoword.recipe import BaseModel
 
@@ -46,13 +46,20 @@ def run(arguments: Sequence[str]) -> int:
     if options.config and not options.base:
         raise RecipeError("--config goes with --base FILE, but there is no --base.")
     base = BaseModel(options.base, config=options.config) if options.base else None
-    told = [word for file in options.file for word in inspect(file, base)]
+    told, refused = list[dict[str, Any]](), list[str]()
+    for file in options.file:
+        try:
+            told += inspect(file, base)
+        except PseudowordError as error:
+            refused.append(str(error))
     if options.json:
         print(json.dumps(told, indent=1))
     else:
         for one in told:
             _print(one)
-    return 0
+    for sentence in refused:
+        print(f"error: {sentence}", file=sys.stderr)
+    return 1 if refused else 0
 
 
 def _print(told: dict[str, Any]) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 
 from pseudoword import disk
 from pseudoword.concept import Concept, Property
-from pseudoword.contents import Container, Contents, Word
+from pseudoword.contents import Contents, Word
 from pseudoword.contracts import Format
 from pseudoword.errors import FormatError, TokenError
 from pseudoword.formats import bundle, diffusers, files, kohya, onetrainer, original, tensors, webui
 from pseudoword.formats.fetching import fetched, name_of_encoder
-from pseudoword.formats.files import NoWordInPicture, open_file
-from pseudoword.formats.names import ENCODERS, stem_of
+from pseudoword.formats.files import open_file
+from pseudoword.formats.names import ENCODERS, PICTURES, container_of, metadata_of, stem_of
+from pseudoword.formats.tensors import BUNDLED
 
 __all__ = [
     "ENDINGS",
@@ -30,7 +31,6 @@ __all__ = [
     "SUFFIXES",
     "TOLD_IN_FOLDER",
     "FormatError",
-    "NoWordInPicture",
     "bundle_into",
     "concepts_of",
     "container_of",
@@ -66,7 +66,7 @@ FORMATS: dict[str, Format] = {
 """In the order of trying: `emb_params` would also pass as a diffusers file with an odd token."""
 SUFFIXES = (".safetensors", ".bin", ".pt")
 """How most embedding files end, and ours."""
-ENDINGS = (*SUFFIXES, ".pth", ".ckpt", ".pti", ".png", ".webp", ".avif")
+ENDINGS = (*SUFFIXES, ".pth", ".ckpt", ".pti", *PICTURES)
 """How files that hold a word may end; what they are is in them."""
 TOLD_IN_FOLDER = ("token_identifier.txt", "type_of_concept.txt")
 IN_FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
@@ -109,7 +109,7 @@ def identify(contents: Contents, path: Path) -> str:
 def read(path: str | Path, token: str | None = None) -> Concept:
     """Read a concept from a file of any known format, or from a folder that holds one. FormatError says why not.
 
-    `token` renames it; or it says which of several words in a file is meant.
+    `token` renames the word of a file that holds one, and says which is meant of a file that holds several.
     """
     path = find(path)
     concepts = read_all(path)
@@ -278,7 +278,7 @@ def to_bytes(
     refused, suffix = made.refuses(concept), path.suffix
     if refused:
         raise FormatError(
-            f"The format {format_!r} {refused}, but {concept.token!r} has {', '.join(concept.rows)}; "
+            f"The format {format_!r} {refused}, but {concept.token!r} is for {', '.join(concept.rows)}; "
             "write it in the format 'kohya'."
         )
     if suffix not in made.SUFFIXES:
@@ -292,13 +292,6 @@ def to_bytes(
     return files.to_bytes(values, container, metadata_of(whole or concept), dtype, title=concept.token)
 
 
-def container_of(suffix: str) -> Container:
-    """Return what kind of file one with this ending is, where it is what it says."""
-    if suffix in (".png", ".webp", ".jxl", ".avif"):
-        return "picture"
-    return "safetensors" if suffix == ".safetensors" else "pickle"
-
-
 def _refuse_what_does_not_fit(concept: Concept, dtype: str) -> None:
     largest = max(float(np.abs(rows).max()) for rows in concept.rows.values())
     if dtype == "F16" and largest > 65504:
@@ -307,31 +300,16 @@ def _refuse_what_does_not_fit(concept: Concept, dtype: str) -> None:
 
 def bundle_into(lora: Path, concepts: Sequence[Concept], path: Path) -> Path:
     """Write a LoRA's file once more with words in it, in place of any that it has under their names."""
-    if not lora.is_file() or not tensors.is_lora(tensors.header_of(lora)[0]):
+    if not lora.is_file() or lora.suffix != ".safetensors" or not tensors.is_lora(tensors.header_of(lora)[0]):
         raise FormatError(f"Words are put into a LoRA's .safetensors file, but {str(lora)!r} is none.")
     added, told = dict[str, np.ndarray](), dict[str, str]()
     for concept in concepts:
         name = stem_of(concept.token).replace(".", "-")  # A1111 ends a bundled word's name at its first dot
-        if f"bundle_emb.{name}" in told:
+        if f"{BUNDLED}{name}" in told:
             raise FormatError(f"Two words would be called {name!r} in {path}; rename one with --token.")
         added |= bundle.write(concept, name)
-        told[f"bundle_emb.{name}"] = json.dumps(metadata_of(concept), sort_keys=True)
+        told[f"{BUNDLED}{name}"] = json.dumps(metadata_of(concept), sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with disk.whole(path) as out:
         tensors.copy_with(lora, out, added, told)
     return path
-
-
-def metadata_of(concept: Concept) -> dict[str, str]:
-    """Return what a safetensors file says about the word, besides its rows."""
-    from pseudoword import __version__
-
-    own = {
-        "format": "pt",
-        "token": concept.token,
-        "property": concept.property,
-        "base": concept.base,
-        "encoders": ",".join(f"{name}:{rows.shape[1]}" for name, rows in concept.rows.items()),
-        "steps": str(concept.steps) if concept.steps else "",
-        "version": f"pseudoword {__version__}",
-    }
-    return {**concept.metadata, **{k: v for k, v in own.items() if v}}

@@ -8,7 +8,8 @@ import numpy as np
 
 from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.contents import Contents, Word, blocks
-from pseudoword.formats.names import token_of
+from pseudoword.formats.names import refuses_several_encoders, token_of
+from pseudoword.placeholder import is_key
 
 SUFFIXES: tuple[str, ...] = (".safetensors", ".bin", ".pt")
 
@@ -26,9 +27,9 @@ def read(contents: Contents, stem: str) -> list[Word]:
 
 def refuses(concept: Concept) -> str | None:
     """Say why a word cannot be written so; None if it can."""
-    if len(concept.rows) > 1:
-        return "holds rows of one text encoder"
-    return None
+    if is_key(concept.token):
+        return "would have its token for a key of another format"
+    return refuses_several_encoders(concept)
 
 
 def write(concept: Concept, name: str) -> dict[str, Any]:

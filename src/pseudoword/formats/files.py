@@ -10,13 +10,8 @@ from typing import Any
 import numpy as np
 
 from pseudoword.contents import Container, Contents, Parameters
-from pseudoword.errors import FormatError, first_line
+from pseudoword.errors import FormatError, NoWord, first_line
 from pseudoword.formats import pickles, pictures, tensors
-
-
-class NoWordInPicture(FormatError):
-    """A picture like any other."""
-
 
 LARGEST = pickles.LARGEST
 PICTURES = (b"\x89PNG", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL", b"\0\0\0\x1cftypavif", b"\0\0\0\x20ftypavif")
@@ -68,7 +63,7 @@ def _open_picture(path: Path) -> Contents:
     try:
         return Contents("picture", pictures.load(path.read_bytes()))
     except pictures.NoWord as error:
-        raise NoWordInPicture(f"{path} is a picture that holds no word ({error}).") from error
+        raise NoWord(f"{path} is a picture that holds no word ({error}).") from error
     except Exception as error:  # Pillow, zlib, base64 and json each raise their own for what is damaged
         raise FormatError(
             f"{path} is a picture whose word, if it holds one, cannot be read ({tensors.shown(first_line(error))})."

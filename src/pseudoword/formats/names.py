@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pseudoword.concept import ENCODER_OF_WIDTH
+from pseudoword.concept import ENCODER_OF_WIDTH, Concept
+from pseudoword.contents import Container
 from pseudoword.errors import FormatError
 
 ENCODERS = {name: name for name in ENCODER_OF_WIDTH.values()} | {"t5xxl": "t5"}
@@ -18,9 +19,28 @@ OUTPUTS = frozenset(f"{name}_out" for name in (*ENCODERS, "emp_params"))
 """OneTrainer's rows for the outputs of text encoders."""
 
 
+PICTURES = (".png", ".webp", ".jxl", ".avif")
+"""How pictures end that A1111 looks for words in."""
+LONGEST_STEM = 150
+"""Bytes; disks take 255 for a name, with its ending and what a temporary file has besides."""
+
+
+def container_of(suffix: str) -> Container:
+    """Return what kind of file one with this ending is, where it is what it says."""
+    if suffix in PICTURES:
+        return "picture"
+    return "safetensors" if suffix == ".safetensors" else "pickle"
+
+
 def stem_of(token: str) -> str:
     """Return a file stem that every tool can trigger on: no brackets, spaces or slashes."""
-    return re.sub(r"[^\w.-]+", "-", token).strip("-.") or "word"
+    short = re.sub(r"[^\w.-]+", "-", token).encode()[:LONGEST_STEM].decode(errors="ignore")
+    return short.strip("-.") or "word"
+
+
+def refuses_several_encoders(concept: Concept) -> str | None:
+    """Say why a word for several text encoders cannot be written in a format that has one."""
+    return "holds rows of one text encoder" if len(concept.rows) > 1 else None
 
 
 def token_of(name: str) -> str:
@@ -37,3 +57,19 @@ def by_encoder(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             raise FormatError("rows for t5 and for t5xxl differ, though both names mean one encoder; delete one.")
         rows[encoder] = block
     return rows
+
+
+def metadata_of(concept: Concept) -> dict[str, str]:
+    """Return what a file says about the word, besides its rows."""
+    from pseudoword import __version__
+
+    own = {
+        "format": "pt",
+        "token": concept.token,
+        "property": concept.property,
+        "base": concept.base,
+        "encoders": ",".join(f"{name}:{rows.shape[1]}" for name, rows in concept.rows.items()),
+        "steps": str(concept.steps) if concept.steps else "",
+        "version": f"pseudoword {__version__}",
+    }
+    return {**concept.metadata, **{k: v for k, v in own.items() if v}}

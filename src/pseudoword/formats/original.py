@@ -12,7 +12,7 @@ import numpy as np
 
 from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.contents import Contents, Parameters, Word, blocks
-from pseudoword.formats.names import STAR, token_of
+from pseudoword.formats.names import STAR, refuses_several_encoders, token_of
 
 SUFFIXES: tuple[str, ...] = (".pt",)
 
@@ -34,9 +34,7 @@ def read(contents: Contents, stem: str) -> list[Word]:
 
 def refuses(concept: Concept) -> str | None:
     """Say why a word cannot be written so; None if it can."""
-    if len(concept.rows) > 1:
-        return "holds rows of one text encoder"
-    return None
+    return refuses_several_encoders(concept)
 
 
 def write(concept: Concept, name: str) -> dict[str, Any]:

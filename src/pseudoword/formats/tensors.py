@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import struct
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import safetensors
 
 from pseudoword.contents import Contents
-from pseudoword.errors import FormatError, first_line
+from pseudoword.errors import FormatError, NoWord, first_line
 from pseudoword.formats.numbers import DTYPES, FLOATS, as_float32, stored
 
 LARGEST_HEADER = 8 * 2**20
@@ -23,6 +24,8 @@ MOST_TENSORS = 10_000
 """Tensors that are read of a file: a word's, or those of the words that are bundled with a LoRA."""
 BUNDLED, EMBEDDED = "bundle_emb.", "<embed>"
 """What tensors of words begin with in a LoRA file, and what metadata say of them in lora_pti's."""
+OF_A_LORA = re.compile(r"^lora_|[._](lora|hada|lokr|oft)_[\w.]+|:\d+:(up|down)$|\.(alpha|dora_scale)$")
+"""In the names that kohya's, diffusers', LyCORIS' and cloneofsimo's LoRAs give their tensors."""
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -53,8 +56,8 @@ def shown(text: str) -> str:
 
 
 def is_lora(header: Mapping[str, Any]) -> bool:
-    """Whether a safetensors file is a LoRA, by the names of its tensors."""
-    return any("lora" in name for name in header if name != "__metadata__")
+    """Whether a safetensors file is a LoRA, by the names of its tensors; a word may be called what it likes."""
+    return len(header) > 1 and any(OF_A_LORA.search(name) for name in header if name != "__metadata__")
 
 
 def read(path: Path, largest: int) -> Contents:
@@ -63,7 +66,7 @@ def read(path: Path, largest: int) -> Contents:
     metadata: dict[str, str] = header.pop("__metadata__")
     bundled = [name for name in header if name.startswith(BUNDLED) or metadata.get(name) == EMBEDDED]
     if not bundled and is_lora(header):
-        raise FormatError(f"{path} is a LoRA, and no word is bundled with it.")
+        raise NoWord(f"{path} is a LoRA, and no word is bundled with it.")
     wanted = bundled or list(header)
     if len(wanted) > MOST_TENSORS:
         raise FormatError(f"{path} holds {len(wanted)} tensors; an embedding has few. Is it a model?")

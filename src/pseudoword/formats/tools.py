@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pseudoword.contents import Contents, Parameters
+from pseudoword.formats.names import PICTURES, container_of
 from pseudoword.formats.tensors import BUNDLED
 
 BASES = {
@@ -25,8 +26,9 @@ BASES = {
 """Kinds of base models by the text encoders and widths of their words."""
 
 
+WITH_ONE_ENCODER = (768, 1024)
+"""Widths of text encoders that bases have alone: Stable Diffusion 1.x and 2.x."""
 LOADABLE = (".pt", ".bin", ".safetensors")
-PICTURES = (".png", ".webp", ".jxl", ".avif")
 
 
 def base_of(rows: Mapping[str, np.ndarray]) -> str | None:
@@ -59,8 +61,7 @@ class File:
     @property
     def is_what_it_says(self) -> bool:
         """Whether the container is the one that the file's ending promises."""
-        told = "picture" if self.ending in PICTURES else "safetensors" if self.ending == ".safetensors" else "pickle"
-        return self.contents.container == told
+        return self.contents.container == container_of(self.ending)
 
     @property
     def terms(self) -> Mapping[str, Any]:
@@ -72,6 +73,17 @@ class File:
     def bundled(self) -> bool:
         """Whether words are bundled with a LoRA."""
         return any(name.startswith(BUNDLED) for name in self.values)
+
+    @property
+    def beside_others(self) -> bool:
+        """Whether what was read is a part of the file, a LoRA's."""
+        return self.contents.others > 0
+
+    @property
+    def only_width(self) -> int:
+        """The width of the file's only rows; 0 if it has rows of several."""
+        rows = list(self.terms.values() or self.values.values())
+        return self.width(rows[0]) if len(rows) == 1 else 0
 
     def has(self, *names: str) -> bool:
         """Whether there are values of all these names."""
@@ -165,6 +177,8 @@ BAD_IN_COMFYUI = re.compile(r"[\s<>\[\](),:]")
 """What ends a name after `embedding:`, or weights it."""
 
 MISNAMED = "goes by the ending, which says another kind of file than it is"
+NO_BASE = _not(lambda f: f.only_width not in (0, *WITH_ONE_ENCODER), "has no base with one text encoder of this width")
+PART_OF_LORA = _not(lambda f: f.beside_others and not f.bundled, "finds the tensors of a LoRA around the word")
 NAMELESS = _not(lambda f: f.has(""), "expects tensors with names")
 NO_SAFE_TYPE = _not(
     lambda f: isinstance(f.terms, Parameters),
@@ -174,10 +188,12 @@ FIRST_IS_WORD = _loads(
     lambda f: f.has("emp_params") and f.first is f.values["emp_params"], "the first of its tensors, emp_params"
 )
 AS_XL = _not(lambda f: f.has("clip_g") and (f.has("t5") or f.has("t5xxl")), "takes a word for SD 3 for one of SDXL's")
-A1111 = (
+A1111_RULES = (
     NAMELESS,
+    PART_OF_LORA,
     _not(lambda f: f.ending not in (*LOADABLE, *PICTURES), "reads .pt, .bin, .safetensors and pictures"),
     _not(lambda f: not f.is_what_it_says, MISNAMED),
+    NO_BASE,
     _loads(lambda f: len(f.terms) == 1, "its own kind (string_to_param)"),
     _not(lambda f: bool(f.terms), "expects one word, and there are several"),
     _not(lambda f: f.bundled, "loads words in a LoRA with the LoRA alone: put it into models/Lora"),
@@ -186,8 +202,9 @@ A1111 = (
     _loads(lambda f: _one(f.values.values(), 1, 2), "a single tensor, whatever it is called"),
     _not(lambda _: True, "finds several tensors, and is no SDXL word"),
 )
-COMFYUI = (
+COMFYUI_RULES = (
     NAMELESS,
+    PART_OF_LORA,
     _not(lambda f: f.ending not in LOADABLE, "reads .safetensors, .pt and .bin"),
     _not(lambda f: not f.is_what_it_says, MISNAMED),
     _not(lambda f: bool(BAD_IN_COMFYUI.search(f.path.stem)), "cannot have this name after embedding: in a prompt"),
@@ -211,8 +228,9 @@ def _first_term_width(file: File) -> int:
     return file.width(next(iter(file.terms.values()), None))
 
 
-INVOKEAI = (
+INVOKEAI_RULES = (
     NAMELESS,
+    PART_OF_LORA,
     NO_SAFE_TYPE,
     _not(lambda f: f.contents.container == "picture", "reads no pictures"),
     _not(lambda f: not f.is_what_it_says, MISNAMED),
@@ -230,14 +248,16 @@ INVOKEAI = (
         "a single flat vector, as diffusers first had",
     ),
     _not(lambda f: f.has("emp_params"), "takes the number of vectors for the width unless it is called emb_params"),
+    _not(lambda f: f.only_width not in (0, *WIDTHS), "knows words of width 768, 1024 and 1280 alone"),
     _not(
         lambda f: _one(f.values.values(), 2),
         "takes the number of vectors for the width in files of diffusers' kind; convert --to invokeai mends it",
     ),
     _not(lambda _: True, "knows words of width 768, 1024 and 1280 alone"),
 )
-KOHYA = (
+KOHYA_RULES = (
     NAMELESS,
+    PART_OF_LORA,
     NO_SAFE_TYPE,
     _not(lambda f: f.contents.container == "picture", "reads no pictures"),
     _not(lambda f: not f.is_what_it_says, MISNAMED),
@@ -245,20 +265,21 @@ KOHYA = (
     AS_XL,
     _loads(lambda f: f.has("clip_l", "clip_g"), "an SDXL word (clip_l, clip_g)"),
     _not(lambda f: f.has("clip_g"), "expects clip_l beside clip_g"),
+    NO_BASE,
     _not(lambda f: f.bundled, "knows no words in LoRA files"),
     _loads(lambda f: _one(f.values.values(), 2), "a single tensor, whatever it is called"),
     FIRST_IS_WORD,
     _not(lambda f: _one(f.values.values(), 1), "takes the width of a flat vector for a number of vectors"),
     _not(lambda _: True, "expects one tensor [vectors, width], or clip_l and clip_g"),
 )
-ONETRAINER = (
+ONETRAINER_RULES = (
     _not(lambda f: f.contents.container == "picture", "reads no pictures"),
     _loads(lambda f: f.has("emp_params"), "a word for one text encoder (emp_params)"),
     _not(lambda f: f.has("t5xxl") and not f.has("t5"), "looks for t5, where this has t5xxl; convert --to onetrainer"),
     _loads(lambda f: f.has("clip_l") or f.has("clip_g") or f.has("t5"), "rows by text encoder"),
     _not(lambda _: True, "looks for emp_params, clip_l, clip_g or t5; convert --to onetrainer renames them"),
 )
-ORIGINAL = (
+ORIGINAL_RULES = (
     _not(lambda f: f.contents.container != "pickle", "reads PyTorch files alone"),
     _loads(
         lambda f: (
@@ -271,7 +292,8 @@ ORIGINAL = (
     _not(lambda f: bool(f.terms), "compares ids as tensors, and A1111 writes them as numbers"),
     _not(lambda _: True, "looks for string_to_token and string_to_param"),
 )
-DIFFUSERS = (
+DIFFUSERS_RULES = (
+    PART_OF_LORA,
     _not(lambda f: f.contents.container == "picture", "reads no pictures"),
     _not(lambda f: f.bundled, "knows no words in LoRA files"),
     _loads(lambda f: _one(f.values.values(), 1, 2), "a single tensor, called as the token"),
@@ -283,57 +305,61 @@ DIFFUSERS = (
     ),
     _not(lambda _: True, "expects one tensor"),
 )
-WEBUI = "AUTOMATIC1111/stable-diffusion-webui@22ecb78 modules/textual_inversion/textual_inversion.py load_from_file"
-FORGE = "lllyasviel/stable-diffusion-webui-forge@42ef31f backend/text_processing/textual_inversion.py load_from_file"
+WEBUI_SOURCE = (
+    "AUTOMATIC1111/stable-diffusion-webui@22ecb78 modules/textual_inversion/textual_inversion.py load_from_file"
+)
+FORGE_SOURCE = (
+    "lllyasviel/stable-diffusion-webui-forge@42ef31f backend/text_processing/textual_inversion.py load_from_file"
+)
 TOOLS: dict[str, Tool] = {
     "diffusers": Tool(
         "diffusers",
         "anywhere: pipeline.load_textual_inversion(FILE)",
         _token_for_diffusers,
         "huggingface/diffusers@58eb52c src/diffusers/loaders/textual_inversion.py _extract_textual_inversion",
-        DIFFUSERS,
+        DIFFUSERS_RULES,
     ),
-    "a1111": Tool("A1111", "stable-diffusion-webui/embeddings/", _name_in_picture, WEBUI, A1111),
+    "a1111": Tool("A1111", "stable-diffusion-webui/embeddings/", _name_in_picture, WEBUI_SOURCE, A1111_RULES),
     "forge": Tool(
         "Forge",
         "stable-diffusion-webui-forge/embeddings/",
         _name_in_picture,
-        FORGE,
-        A1111,
+        FORGE_SOURCE,
+        A1111_RULES,
     ),
     "comfyui": Tool(
         "ComfyUI",
         "ComfyUI/models/embeddings/",
         lambda f: f"embedding:{f.path.stem}",
         "Comfy-Org/ComfyUI@4bd7a40 comfy/sd1_clip.py load_embed",
-        COMFYUI,
+        COMFYUI_RULES,
     ),
     "invokeai": Tool(
         "InvokeAI",
         "the Model Manager: Add Model, then this file",
         lambda f: f"<{f.path.stem}>",
         "invoke-ai/InvokeAI@9faffe9 invokeai/backend/model_manager/configs/textual_inversion.py _get_base_or_raise",
-        INVOKEAI,
+        INVOKEAI_RULES,
     ),
     "kohya": Tool(
         "kohya's scripts",
         "gen_img.py --textual_inversion_embeddings FILE",
         _stem,
         "kohya-ss/sd-scripts@48d368f gen_img.py",
-        KOHYA,
+        KOHYA_RULES,
     ),
     "onetrainer": Tool(
         "OneTrainer",
         "Embedding, base embedding, or Additional embeddings: this file",
         lambda _: "the placeholder that you set there",
         "Nerogar/OneTrainer@23df383 modules/modelLoader/mixin/EmbeddingLoaderMixin.py and the setups' state keys",
-        ONETRAINER,
+        ONETRAINER_RULES,
     ),
     "original": Tool(
         "the original",
         "scripts/stable_txt2img.py --embedding_path FILE",
         lambda f: next(iter(f.terms), ""),
         "rinongal/textual_inversion@424192d ldm/modules/embedding_manager.py load",
-        ORIGINAL,
+        ORIGINAL_RULES,
     ),
 }

@@ -15,7 +15,7 @@ import numpy as np
 from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.contents import Contents, Word, blocks
 from pseudoword.formats import files
-from pseudoword.formats.names import STAR, token_of
+from pseudoword.formats.names import STAR, metadata_of, refuses_several_encoders, token_of
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,11 @@ def read(contents: Contents, stem: str) -> list[Word]:
 
 def refuses(concept: Concept) -> str | None:
     """Say why a word cannot be written so; None if it can."""
-    if len(concept.rows) > 1:
-        return "holds rows of one text encoder"
-    return None
+    return refuses_several_encoders(concept)
 
 
 def write(concept: Concept, name: str) -> dict[str, Any]:
     """Return the file's values, for A1111 and diffusers, which takes the name for the token."""
-    from pseudoword.formats import metadata_of
-
     [rows] = concept.rows.values()
     return {
         "string_to_token": {"*": STAR},
