@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pseudoword import Concept, cli
@@ -48,12 +49,14 @@ def test_the_commands_of_the_readme(
     assert (tmp_path / "beach.png").is_file()
     assert cli.main(here("pseudoword inspect my-cat-run")) == 0
     assert "<my-cat>" in capsys.readouterr().out
+    assert cli.main(here("pseudoword push")) == 0
+    assert "exports/my-cat.safetensors" in hub.files("someone/my-cat-run")
+    real = np.random.default_rng(0).standard_normal((1, 768))  # the tools know no base of the miniature's width
+    Concept("<my-cat>", {"clip_l": real}).save(tmp_path / "my-cat-run")
     assert cli.main(here("pseudoword convert")) == 0
     Path("downloaded.pt").write_bytes((tmp_path / "my-cat-files" / "a1111-picture" / "my-cat.png").read_bytes())
     assert cli.main(here("pseudoword inspect downloaded.pt")) == 0
     assert "no: reads PyTorch files alone" in capsys.readouterr().out
-    assert cli.main(here("pseudoword push")) == 0
-    assert "exports/my-cat.safetensors" in hub.files("someone/my-cat-run")
 
 
 def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
