@@ -277,9 +277,9 @@ def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict
         return formats.contents_of_each(concept, place / "learned_embeds.safetensors", dtype)
     fitting = [(name, suffix) for name, suffix in choices if formats.FORMATS[name].refuses(concept) is None]
     if not fitting:
-        raise FormatError(
-            f"{tool.title} loads words for one text encoder, but {concept.token!r} has {', '.join(concept.rows)}."
-        )
+        encoders = ", ".join(concept.rows)
+        reason = formats.FORMATS[choices[-1][0]].refuses(concept)
+        raise FormatError(f"{tool.title} can have no file of {concept.token!r}, which is for {encoders}: it {reason}.")
     name, suffix = fitting[0]
     path = place.with_name(f"{place.name}{suffix}")
     values = formats.FORMATS[name].write(concept, place.name)

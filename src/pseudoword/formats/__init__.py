@@ -209,8 +209,12 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def _read_line(path: Path) -> str:
+    """Return what a small text file beside a word says; nothing if it is no file, or not one of these."""
     try:
-        return path.read_text(encoding="utf-8").strip()
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return file.read(1000).decode().strip()
     except (OSError, UnicodeDecodeError):
         return ""
 

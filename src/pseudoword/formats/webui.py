@@ -83,13 +83,17 @@ def optimizer_beside(path: Path, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     means, squares, steps = (
         own.get(k) if isinstance(own, Mapping) else None for k in ("exp_avg", "exp_avg_sq", "step")
     )
-    if not isinstance(means, np.ndarray) or not isinstance(squares, np.ndarray) or steps is None:
+    done = np.asarray(steps).ravel() if isinstance(steps, int | float | np.ndarray) else np.zeros(0)
+    counted = len(done) == 1 and 0 <= float(done[0]) < 2**31  # false for NaN
+    if not isinstance(means, np.ndarray) or not isinstance(squares, np.ndarray) or not counted:
         log.warning("%s holds no state of AdamW; training starts from the rows of %s alone.", beside, path)
         return None
-    if contents.values.get("hash") != checksum(rows) or means.shape != rows.shape or squares.shape != rows.shape:
+    own_hash = contents.values.get("hash")
+    same = isinstance(own_hash, str) and own_hash == checksum(rows)
+    if not same or means.shape != rows.shape or squares.shape != rows.shape:
         log.warning("%s is for other rows than those of %s, which training starts from alone.", beside, path)
         return None
-    return means, squares, int(steps)
+    return means, squares, int(done[0])
 
 
 def checksum(rows: np.ndarray) -> str:
