@@ -98,7 +98,7 @@ def test_the_guides_command_learns_a_word_that_loads(
         "clip_g": (vectors, miniature.WIDTHS[1]),
     }
     [export] = formats.exports_in(tmp_path / "out")
-    content, _ = formats.tensors.read(export)
+    content = formats.open_file(export).values
     assert {name: array.shape[0] for name, array in content.items()} == {"clip_l": vectors, "clip_g": vectors}
 
     # Through our loader, and whole from the pipeline that was saved.

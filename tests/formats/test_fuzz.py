@@ -153,7 +153,7 @@ def made(draw: st.DrawFn) -> bytes:
 def fuzz(folder: Path, seed: int, examples: int) -> Counter[str]:
     """Read files made at random; return how often they were words, and how often refused."""
     came: Counter[str] = Counter()
-    path, out = folder / "in" / "word.bin", folder / "out"
+    path, out = folder / "in" / "word.safetensors", folder / "out"
     path.parent.mkdir(exist_ok=True)
 
     @hypothesis.seed(seed)

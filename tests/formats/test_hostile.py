@@ -207,7 +207,7 @@ LIES: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_what_is_not_so_is_refused_in_one_sentence(tmp_path: Path, lie: str):
     content, message = LIES[lie]
-    path = tmp_path / "word.bin"
+    path = tmp_path / "word.safetensors"  # as a LoRA must be called
     path.write_bytes(content)
     assert re.search(message, outcome(path, tmp_path / "out"))
     assert bundled(path, tmp_path) != "word"
