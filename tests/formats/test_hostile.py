@@ -172,6 +172,10 @@ LIES: dict[str, tuple[bytes, str]] = {
     "safetensors: half a header": (safe({"x": entry()})[:20], DAMAGED),
     "safetensors: no JSON": (safe(b"{x}"), DAMAGED),
     "safetensors: deep JSON": (safe(b'{"x":' * 9999), DAMAGED),
+    "safetensors: a number of 5000 digits": (
+        safe(b'{"x":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4],"y":1%s}}' % (b"0" * 5000)),
+        DAMAGED,
+    ),
     "safetensors: lists for dicts": (safe({"x": ["F32", [1, 1], [0, 4]]}), r"\(lists in place of names\)"),
     "safetensors: a dict for a type": (safe({"x": entry(dtype={"F32": None})}), r"as \{'F32': None\}; expected"),
     "safetensors: the end before the beginning": (safe({"x": entry(begin=4, end=0)}), DAMAGED),

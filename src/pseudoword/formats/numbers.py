@@ -26,7 +26,7 @@ def as_float32(values: np.ndarray, dtype: str) -> np.ndarray:
     """Return numbers stored as `dtype` as fp32; exact but for F64 and large integers. NumPy has no bfloat16."""
     if dtype == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # an F64 beyond fp32 is infinite, and refused as such
+    with np.errstate(over="ignore", invalid="ignore"):  # an F64 beyond fp32 is infinite, and refused as such
         return values.astype(np.float32)
 
 
