@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from huggingface_hub.utils import _http
 from hypothesis import settings
 from PIL import Image
@@ -121,3 +123,16 @@ def _own_logging() -> Iterator[None]:
     before = logger.handlers, logger.level, logger.propagate
     yield
     logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """Return a small LoRA's file, as kohya's scripts write them."""
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        f"lora_unet_{block}.{part}": torch.randn(4, 8, generator=draw).half()
+        for block in ("down_blocks_0", "mid_block")
+        for part in ("lora_down.weight", "lora_up.weight")
+    }
+    safetensors.torch.save_file(tensors, tmp_path / "style-lora.safetensors", {"ss_network_dim": "4"})
+    return tmp_path / "style-lora.safetensors"

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from pseudoword import cli, formats
+from pseudoword.commands.convert import DESCRIPTION
 from pseudoword.concept import Concept
-from pseudoword.converting import Outcome, convert, sources
+from pseudoword.converting import TARGETS, Outcome, convert, sources
 from pseudoword.errors import FormatError, TokenError
 from pseudoword.recipe import ConceptRecipe
 
@@ -128,6 +129,10 @@ def test_half_of_a_word_that_was_killed_is_completed(tmp_path: Path):
     [again] = convert([path], ["diffusers"], tmp_path / "out")
     assert (again.error, again.was_there) == ("", False)
     assert all(file.is_file() for file in first.written)
+
+
+def test_the_help_names_every_tool():
+    assert all(re.search(rf"\b{target}\b", DESCRIPTION) for target in TARGETS)
 
 
 def test_the_same_tool_twice_is_once(tmp_path: Path):

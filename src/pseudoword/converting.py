@@ -15,7 +15,6 @@ import numpy as np
 
 from pseudoword import disk, formats
 from pseudoword.concept import Concept
-from pseudoword.contents import Contents
 from pseudoword.errors import FormatError, NoWord, PseudowordError, first_line
 from pseudoword.formats.tools import TOOLS
 
@@ -40,6 +39,7 @@ TARGETS = {
     "onetrainer": Target("onetrainer", (("onetrainer", ".safetensors"),)),
     "original": Target("original", (("original", ".pt"),)),
 }
+THREADS = 4
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 
 
@@ -158,9 +158,6 @@ def convert(
         half.unlink(missing_ok=True)
 
 
-THREADS = 4
-
-
 def _jobs(
     files: Iterable[Path], targets: Sequence[str], folder: Path, token: str | None
 ) -> Iterator[tuple[Path, Concept, str, Path] | Outcome]:
@@ -254,8 +251,11 @@ def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
         after = formats.concepts_of(opened, Path(aside) / first.name)
     if len(after) != 1:
         raise FormatError(f"{concept.token!r} cannot be written for {target}: it would be read as {len(after)} words.")
-    trigger = TOOLS[TARGETS[target].tool].verdict(opened, first.name).trigger
-    return _Made(contents, tuple(differences(concept, after[0])), trigger)
+    tool = TOOLS[TARGETS[target].tool]
+    verdict = tool.verdict(opened, first.name)
+    if not verdict.loads:
+        raise FormatError(f"{tool.title} would not load {concept.token!r} in any file: it {verdict.says}.")
+    return _Made(contents, tuple(differences(concept, after[0])), verdict.trigger)
 
 
 def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcome:
@@ -271,7 +271,7 @@ def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcom
 
 
 def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict[Path, bytes]:
-    """Return the files of a word for a tool, by their paths; FormatError if no file that it loads can hold the word."""
+    """Return the files of a word for a tool, by their paths; FormatError if no format of its can hold the word."""
     tool, choices = TOOLS[TARGETS[target].tool], TARGETS[target].choices
     if target == "diffusers" and len(concept.rows) > 1:
         return formats.contents_of_each(concept, place / "learned_embeds.safetensors", dtype)
@@ -282,10 +282,6 @@ def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict
         raise FormatError(f"{tool.title} can have no file of {concept.token!r}, which is for {encoders}: it {reason}.")
     name, suffix = fitting[0]
     path = place.with_name(f"{place.name}{suffix}")
-    values = formats.FORMATS[name].write(concept, place.name)
-    verdict = tool.verdict(Contents(formats.container_of(suffix), values), path.name)
-    if not verdict.loads:
-        raise FormatError(f"{tool.title} would not load {concept.token!r} in any file: it {verdict.says}.")
     return {path: formats.to_bytes(concept, path.name, name, dtype=dtype)}
 
 

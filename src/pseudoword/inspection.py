@@ -23,9 +23,18 @@ def inspect(path: str | Path, base: BaseModel | None = None) -> list[dict[str, A
     FormatError or TokenError says what is wrong with the file or with the base.
     """
     file = formats.find(formats.fetched(path))
-    contents, concepts = formats.open_file(file), formats.read_all(file)
+    contents = formats.open_file(file)
+    concepts = formats.concepts_of(contents, file)
+    of_file = {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "format": formats.identify(contents, file),
+        "container": contents.container,
+        "numbers": sorted(set(contents.dtypes.values())),
+    }
+    tools = _tools(file, contents, len(concepts[0].rows))  # a file of several words is of one kind
     against = None if base is None else vocabularies_of(base)
-    return [_word(file, contents, concept, base, against) for concept in concepts]
+    return [{**of_file, **_word(concept), "tools": tools, **_against(concept, base, against)} for concept in concepts]
 
 
 def vocabularies_of(base: BaseModel) -> Mapping[str, Vocabulary]:
@@ -34,19 +43,8 @@ def vocabularies_of(base: BaseModel) -> Mapping[str, Vocabulary]:
     return families.part(base.family, "words").vocabularies(base)
 
 
-def _word(
-    file: Path,
-    contents: Contents,
-    concept: Concept,
-    base: BaseModel | None,
-    vocabularies: Mapping[str, Vocabulary] | None,
-) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "file": str(file),
-        "bytes": file.stat().st_size,
-        "format": formats.identify(contents, file),
-        "container": contents.container,
-        "numbers": sorted(set(contents.dtypes.values())),
+def _word(concept: Concept) -> dict[str, Any]:
+    return {
         "token": concept.token,
         "property": concept.property,
         "vectors": concept.num_vectors,
@@ -56,25 +54,28 @@ def _word(
         "base": concept.base or None,
         "steps": concept.steps or None,
         "metadata": dict(concept.metadata),
-        "tools": _tools(file, contents, concept),
     }
-    if base is not None and vocabularies is not None:
-        told["against"] = base.model
-        told["vocabulary"] = {encoder: _beside(v, v.rows_of(concept, encoder)) for encoder, v in vocabularies.items()}
-    return told
 
 
-def _tools(file: Path, contents: Contents, concept: Concept) -> dict[str, dict[str, Any]]:
+def _tools(file: Path, contents: Contents, encoders: int) -> dict[str, dict[str, Any]]:
     """Return each tool's verdict on the file, and where its rules stand."""
     found, parts = {}, len(formats.parts_of(file))
     for name, tool in TOOLS.items():
         verdict = tool.verdict(contents, file.name)
-        if len(concept.rows) > 1 and parts > 1 and name != "diffusers":
+        if encoders > 1 and parts > 1 and name != "diffusers":
             verdict = Verdict(False, f"loads one file, and this word has {parts}; convert --to {name} joins them")
         found[name] = {"title": tool.title, "loads": verdict.loads, "says": verdict.says, "source": tool.source}
         if verdict.loads:
             found[name] |= {"trigger": verdict.trigger, "place": tool.place}
     return found
+
+
+def _against(concept: Concept, base: BaseModel | None, vocabularies: Mapping[str, Vocabulary] | None) -> dict[str, Any]:
+    """Return what a base's vocabulary says of the word; nothing without a base."""
+    if base is None or vocabularies is None:
+        return {}
+    beside = {encoder: _beside(v, v.rows_of(concept, encoder)) for encoder, v in vocabularies.items()}
+    return {"against": base.model, "vocabulary": beside}
 
 
 def _beside(vocabulary: Vocabulary, rows: np.ndarray) -> dict[str, Any]:

@@ -44,8 +44,8 @@ class Job:
     source: examples.Cached | examples.Streamed
     batch: int
     """Pictures of a step, over all micro-batches and processes."""
-    at_once: int
-    """Pictures of a step that this process takes at once."""
+    shares: list[list[int]]
+    """This process' micro-batches of a step: indices into the concept's global batch."""
     steps: int
 
     @property
@@ -83,7 +83,7 @@ def prepare(
     batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
     # What the last bits depend on is as it was in the resumed run, unless it is asked for otherwise.
     known = recipe.engine.pictures_at_once or (checkpoint.micro_batch if checkpoint else 0)
-    facts = _facts(recipe, given, batch, engine.arithmetic(), known or recipe.training.batch_size)
+    facts = _facts(recipe, given, batch, engine.arithmetic(), _shares(engine, recipe, known))
     if checkpoint:
         refuse_changes(checkpoint, facts)
     engine.on_main(pushes.check)
@@ -93,7 +93,7 @@ def prepare(
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
     rows, method = starting_rows(family.vocabularies, wanted), methods.build(recipe.method)
     engine.prepare(family)
-    engine.start(family, method, {wanted.token: rows}, {wanted.token: starting_state(wanted, method)})
+    engine.start(family, method, {wanted.token: rows}, {wanted.token: starting_state(wanted, rows, method)})
     if checkpoint:
         engine.restore(checkpoint.step, checkpoint.arrays)
     data = given.framed(family) if isinstance(given, ConceptPictures) else given
@@ -108,10 +108,11 @@ def prepare(
     if isinstance(source, examples.Cached):
         family.leave_vae()
     at_once = known or engine.on_main(lambda: _fitting(recipe, base, engine, source))
-    facts["arithmetic"]["micro-batch"] = str(_micro_batch(recipe, at_once))
+    shares = _shares(engine, recipe, at_once)
+    facts["arithmetic"]["micro-batch"] = str(len(shares[0]))
     engine.on_main(lambda: run.begin(recipe, checkpoint))
     steps = in_steps(recipe.schedule.steps, recipe, data, engine.processes)
-    return Job(recipe, seed, checkpoint, facts, family, data, source, batch, at_once, steps)
+    return Job(recipe, seed, checkpoint, facts, family, data, source, batch, shares, steps)
 
 
 MARGIN = 2
@@ -133,10 +134,8 @@ def _fitting(recipe: Recipe, base: BaseModel, engine: Engine, source: examples.C
     return batch_size * together
 
 
-def _micro_batch(recipe: Recipe, at_once: int) -> int:
-    """Return the pictures of a micro-batch, once micro-batches of at most so many pictures are taken together."""
-    batch_size, micro_batches = recipe.training.batch_size, recipe.training.gradient_accumulation_steps
-    return batch_size * min(micro_batches, max(1, at_once // batch_size))
+def _shares(engine: Engine, recipe: Recipe, at_once: int) -> list[list[int]]:
+    return engine.shares(recipe.training.batch_size, recipe.training.gradient_accumulation_steps, at_once)
 
 
 def in_steps(length: str, recipe: Recipe, data: Dataset | FramedPictures, processes: int) -> int:
@@ -157,7 +156,7 @@ def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tu
 
 
 def _facts(
-    recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmetic: dict[str, str], at_once: int
+    recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmetic: dict[str, str], shares: list[list[int]]
 ) -> dict[str, Any]:
     """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
     if isinstance(data, ConceptPictures):
@@ -166,7 +165,7 @@ def _facts(
         pictures = [picture.fact for picture in data.pictures]
     else:
         pictures = [f"{type(data).__name__} of {len(data)}"]
-    arithmetic = {**arithmetic, "micro-batch": str(_micro_batch(recipe, at_once))}
+    arithmetic = {**arithmetic, "micro-batch": str(len(shares[0]))}
     return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
 
 

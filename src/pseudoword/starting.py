@@ -39,14 +39,13 @@ def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe)
     return rows
 
 
-def starting_state(wanted: ConceptRecipe, method: Method) -> dict[str, np.ndarray]:
-    """Return the optimizer state that A1111 left beside the initializer's file; empty if there is none, or no file."""
+def starting_state(wanted: ConceptRecipe, rows: Mapping[str, np.ndarray], method: Method) -> dict[str, np.ndarray]:
+    """Return the optimizer state that A1111 left beside the file that the rows are from; empty if there is none."""
     file = _file(wanted)
     if file is None or file.is_dir():
         return {}
-    earlier = formats.read(file)
-    [(encoder, rows), *more] = earlier.rows.items()
-    found = None if more else webui.optimizer_beside(file, rows)
+    [(encoder, block), *more] = rows.items()
+    found = None if more else webui.optimizer_beside(file, block)
     if found is None:
         return {}
     log.info("%s: goes on with the optimizer's state of %d steps from %s.optim", wanted.token, found[2], file)

@@ -51,11 +51,9 @@ def train(
     with _opened(engine, recipe) as run:
         pushes = hub.Pushes(recipe.output, hub_token)
         job = prepare(engine, run, recipe, dataset, resume, pushes)
-        recipe, source, start, steps = job.recipe, job.source, engine.step_number, job.steps
+        recipe, source, shares, start, steps = job.recipe, job.source, job.shares, engine.step_number, job.steps
 
         # Every step is a function of its number: the learning rate, the draws, and so the batch.
-        training = recipe.training
-        shares = engine.shares(training.batch_size, training.gradient_accumulation_steps, job.at_once)
         peak = recipe.schedule.learning_rate * (job.batch if recipe.schedule.scale_lr else 1)
         batches = source.batches(_draws(range(start, steps), shares, job))
         validator = _validator(engine, run, job)

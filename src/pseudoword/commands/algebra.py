@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class _Made:
     """What every new word has."""
 
+    file: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """The words' files or folders, or ids on the Hub."""
     output: str
     """The new word's file (.safetensors, .bin, .pt) or folder."""
     token: Optional[str] = None
@@ -29,8 +31,6 @@ class _Made:
 class Merge(_Made):
     """The weighted mean of words of equally many vectors."""
 
-    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The words' files or folders."""
     weights: tuple[float, ...] = ()
     """A weight for each word, of any sum; equal if not said."""
     spherical: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -41,24 +41,16 @@ class Merge(_Made):
 class Concatenate(_Made):
     """One word of all vectors of the words, in their order."""
 
-    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The words' files or folders."""
-
 
 @dataclass(frozen=True)
 class Difference(_Made):
     """The first word less the second, plus a third: king - man + woman."""
-
-    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Two or three words' files or folders."""
 
 
 @dataclass(frozen=True)
 class Scale(_Made):
     """The word with every vector as long as the words of a base's vocabulary are on the average."""
 
-    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The word's file or folder."""
     base: Optional[str] = None
     """The base model whose vocabulary says how long; a folder, a Hub id or toybox."""
     config: Optional[str] = None
@@ -69,8 +61,6 @@ class Scale(_Made):
 class Prune(_Made):
     """The word with some of its vectors."""
 
-    file: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The word's file or folder."""
     keep: tuple[int, ...] = ()
     """Vectors to keep, counted from 0, in this order."""
     vectors: int = 0
@@ -118,18 +108,18 @@ def run(arguments: Sequence[str]) -> int:
 def _carried_out(options: Merge | Concatenate | Difference | Scale | Prune, words: Sequence[Concept]) -> Concept:
     from pseudoword import algebra
 
+    token = options.token or ""
     match options:
         case Merge():
-            weights = options.weights or None
-            return algebra.merge(words, weights, spherical=options.spherical, token=options.token or "")
+            return algebra.merge(words, options.weights or None, spherical=options.spherical, token=token)
         case Concatenate():
-            return algebra.concatenate(words, options.token or "")
+            return algebra.concatenate(words, token)
         case Difference():
-            return algebra.difference(*words, token=options.token or "")
+            return algebra.difference(*words, token=token)
         case Scale():
-            return algebra.scale(words[0], _mean_norms(options, words[0]), options.token or "")
+            return algebra.scale(words[0], _mean_norms(options, words[0]), token)
         case Prune():
-            return algebra.prune(words[0], options.keep, options.vectors, options.token or "")
+            return algebra.prune(words[0], options.keep, options.vectors, token)
 
 
 def _mean_norms(options: Scale, word: Concept) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -116,7 +117,7 @@ def _show(outcomes: Iterable[Outcome], expected: int, options: Options) -> int:
             there += outcome.was_there
             written += bool(outcome.written) and not outcome.was_there
             if options.json:
-                print(json.dumps(_plain(outcome)))
+                print(json.dumps(dataclasses.asdict(outcome), default=str))
             elif outcome.error:
                 print(f"error: {outcome.error}", file=sys.stderr)
             elif expected <= MOST_LINES:
@@ -135,15 +136,3 @@ def _line(outcome: Outcome) -> str:
     first, *more = outcome.written
     name = first.parent if more else first
     return f"{name}: in prompts {outcome.trigger}{lost}"
-
-
-def _plain(outcome: Outcome) -> dict[str, object]:
-    return {
-        "source": str(outcome.source),
-        "target": outcome.target,
-        "written": [str(path) for path in outcome.written],
-        "trigger": outcome.trigger,
-        "lost": list(outcome.lost),
-        "was_there": outcome.was_there,
-        "error": outcome.error,
-    }

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
-from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, token_of
+from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, by_width, token_of
 from pseudoword.formats.tensors import BUNDLED, EMBEDDED, shown
 
 SUFFIXES: tuple[str, ...] = ()
@@ -35,9 +35,7 @@ def read(contents: Contents, stem: str) -> list[Word]:
     del stem
     values = blocks(contents.values)
     found = [
-        Word(token_of(name), {encoder_of_width(rows.shape[1]): rows})
-        for name, rows in values.items()
-        if contents.metadata.get(name) == EMBEDDED
+        Word(token_of(name), by_width(rows)) for name, rows in values.items() if contents.metadata.get(name) == EMBEDDED
     ]
     bundles: dict[str, dict[str, np.ndarray]] = {}
     for key, rows in values.items():
@@ -58,10 +56,10 @@ def _word(name: str, parts: Mapping[str, np.ndarray], metadata: Mapping[str, str
     left = tuple(f"{BUNDLED}{shown(name)}.{key}" for key in sorted(OUTPUTS & set(parts)))
     alone = [rows for key, rows in parts.items() if key in (*ONE_ENCODER, PARAMETER)]
     if alone:
-        return Word(token_of(name), {encoder_of_width(alone[0].shape[1]): alone[0]}, told, left)
+        return Word(token_of(name), by_width(alone[0]), told, left)
     rows = by_encoder({key: rows for key, rows in parts.items() if key in ENCODERS})
     if list(rows) == ["clip_l"]:  # what OneTrainer calls the one encoder of SD 2 too
-        rows = {encoder_of_width(rows["clip_l"].shape[1]): rows["clip_l"]}
+        rows = by_width(rows["clip_l"])
     return Word(token_of(name), rows, told, left)
 
 

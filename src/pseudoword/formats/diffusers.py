@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
-from pseudoword.formats.names import refuses_several_encoders, token_of
+from pseudoword.formats.names import by_width, refuses_several_encoders, token_of
 from pseudoword.placeholder import is_key
 
 SUFFIXES: tuple[str, ...] = (".safetensors", ".bin", ".pt")
@@ -22,7 +22,7 @@ def owns(contents: Contents) -> bool:
 def read(contents: Contents, stem: str) -> list[Word]:
     """Return the file's word; a tensor without a name is called as the file."""
     [(token, rows)] = blocks(contents.values).items()
-    return [Word(token or token_of(stem), {encoder_of_width(rows.shape[1]): rows})]
+    return [Word(token or token_of(stem), by_width(rows))]
 
 
 def refuses(concept: Concept) -> str | None:

@@ -14,7 +14,7 @@ from pseudoword.errors import FormatError, NoWord, first_line
 from pseudoword.formats import pickles, pictures, tensors
 
 LARGEST = pickles.LARGEST
-PICTURES = (b"\x89PNG", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL", b"\0\0\0\x1cftypavif", b"\0\0\0\x20ftypavif")
+PICTURE_STARTS = (b"\x89PNG", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL", b"\0\0\0\x1cftypavif", b"\0\0\0\x20ftypavif")
 """How PNG, WebP, JPEG XL and AVIF begin."""
 
 
@@ -31,7 +31,7 @@ def open_file(path: Path) -> Contents:
         return tensors.read(path, LARGEST)
     if size > LARGEST:
         raise FormatError(f"{path} has {size / 2**20:.0f} MiB; an embedding has kilobytes. Is it a model?")
-    if start.startswith(PICTURES):
+    if start.startswith(PICTURE_STARTS):
         return _open_picture(path)
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return _open_pickle(path)
@@ -62,7 +62,7 @@ def _open_pickle(path: Path) -> Contents:
 def _open_picture(path: Path) -> Contents:
     try:
         return Contents("picture", pictures.load(path.read_bytes()))
-    except pictures.NoWord as error:
+    except pictures.JustPicture as error:
         raise NoWord(f"{path} is a picture that holds no word ({error}).") from error
     except Exception as error:  # Pillow, zlib, base64 and json each raise their own for what is damaged
         raise FormatError(

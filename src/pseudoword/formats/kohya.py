@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
-from pseudoword.formats.names import ENCODERS, by_encoder, token_of
+from pseudoword.formats.names import ENCODERS, by_encoder, by_key, by_width, token_of
 
 SUFFIXES: tuple[str, ...] = (".safetensors", ".pt", ".bin", ".png")
 PIVOTAL = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 """Keys of diffusers' first pivotal tuning (PR 4903)."""
-ALONE = ("clip_l", "clip_h")
-"""Text encoders of bases that have just this one; `emb_params` does not say which it is for."""
 
 
 def owns(contents: Contents) -> bool:
@@ -33,7 +29,7 @@ def read(contents: Contents, stem: str) -> list[Word]:
     values = {PIVOTAL.get(name, name): rows for name, rows in blocks(contents.values).items()}
     if "emb_params" in values:
         rows = values["emb_params"]
-        return [Word(token_of(stem), {encoder_of_width(rows.shape[1]): rows})]
+        return [Word(token_of(stem), by_width(rows))]
     return [Word(token_of(stem), by_encoder(values))]
 
 
@@ -45,6 +41,4 @@ def refuses(concept: Concept) -> str | None:
 def write(concept: Concept, name: str) -> dict[str, Any]:
     """Return the file's values."""
     del name
-    if len(concept.rows) == 1 and next(iter(concept.rows)) in ALONE:
-        return {"emb_params": np.asarray(next(iter(concept.rows.values())))}
-    return {"t5xxl" if encoder == "t5" else encoder: np.asarray(rows) for encoder, rows in concept.rows.items()}
+    return by_key(concept, alone="emb_params", t5="t5xxl")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pseudoword.concept import ENCODER_OF_WIDTH, Concept
+from pseudoword.concept import ENCODER_OF_WIDTH, Concept, encoder_of_width
 from pseudoword.contents import Container
 from pseudoword.errors import FormatError
 
@@ -17,8 +17,8 @@ STAR = 265
 """The id of "*" in CLIP's vocabulary, under which the original learns a word, and A1111 files it."""
 OUTPUTS = frozenset(f"{name}_out" for name in (*ENCODERS, "emp_params"))
 """OneTrainer's rows for the outputs of text encoders."""
-
-
+ALONE = ("clip_l", "clip_h")
+"""Text encoders of bases that have just this one."""
 PICTURES = (".png", ".webp", ".jxl", ".avif")
 """How pictures end that A1111 looks for words in."""
 LONGEST_STEM = 150
@@ -57,6 +57,18 @@ def by_encoder(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             raise FormatError("rows for t5 and for t5xxl differ, though both names mean one encoder; delete one.")
         rows[encoder] = block
     return rows
+
+
+def by_width(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return rows whose file does not say for which text encoder they are, by the one of their width."""
+    return {encoder_of_width(rows.shape[1]): rows}
+
+
+def by_key(concept: Concept, alone: str, t5: str) -> dict[str, np.ndarray]:
+    """Return a word's rows by the keys of files: `alone` for the encoder of a base with one, `t5` for T5."""
+    if len(concept.rows) == 1 and next(iter(concept.rows)) in ALONE:
+        return {alone: np.asarray(next(iter(concept.rows.values())))}
+    return {t5 if encoder == "t5" else encoder: np.asarray(rows) for encoder, rows in concept.rows.items()}
 
 
 def metadata_of(concept: Concept) -> dict[str, str]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
 from pseudoword.errors import FormatError
-from pseudoword.formats.kohya import ALONE
-from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, token_of
+from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, by_key, by_width, token_of
 
 SUFFIXES: tuple[str, ...] = (".safetensors", ".pt")
 
@@ -30,7 +27,7 @@ def read(contents: Contents, stem: str) -> list[Word]:
         raise FormatError(f"{', '.join(left)} act on what text encoders give out, and there is no word beside them.")
     if "emp_params" in values:
         rows = values["emp_params"]
-        return [Word(token_of(stem), {encoder_of_width(rows.shape[1]): rows}, left=left)]
+        return [Word(token_of(stem), by_width(rows), left=left)]
     return [Word(token_of(stem), by_encoder({k: v for k, v in values.items() if k in ENCODERS}), left=left)]
 
 
@@ -42,6 +39,4 @@ def refuses(concept: Concept) -> str | None:
 def write(concept: Concept, name: str) -> dict[str, Any]:
     """Return the file's values."""
     del name
-    if len(concept.rows) == 1 and next(iter(concept.rows)) in ALONE:
-        return {"emp_params": np.asarray(next(iter(concept.rows.values())))}
-    return {encoder: np.asarray(rows) for encoder, rows in concept.rows.items()}
+    return by_key(concept, alone="emp_params", t5="t5")

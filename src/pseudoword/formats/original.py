@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Parameters, Word, blocks
-from pseudoword.formats.names import STAR, refuses_several_encoders, token_of
+from pseudoword.formats.names import STAR, by_width, refuses_several_encoders, token_of
 
 SUFFIXES: tuple[str, ...] = (".pt",)
 
@@ -26,10 +26,7 @@ def owns(contents: Contents) -> bool:
 def read(contents: Contents, stem: str) -> list[Word]:
     """Return the file's words; one that is called "*", as in the paper, is called as the file."""
     terms = blocks(contents.values["string_to_param"])
-    return [
-        Word(token_of(stem if term == "*" else term), {encoder_of_width(rows.shape[1]): rows})
-        for term, rows in terms.items()
-    ]
+    return [Word(token_of(stem if term == "*" else term), by_width(rows)) for term, rows in terms.items()]
 
 
 def refuses(concept: Concept) -> str | None:

@@ -36,25 +36,25 @@ MULTIPLIER, INCREMENT = 1664525, 1013904223
 """Of the congruential sequence, modulo 2^32."""
 
 
-class NoWord(ValueError):
+class JustPicture(ValueError):
     """A picture that holds no word."""
 
 
 def load(content: bytes) -> dict[str, Any]:
-    """Return what a picture holds, tensors as fp32 arrays; NoWord if nothing, or what a broken picture leads to."""
+    """Return what a picture holds, tensors as fp32 arrays; JustPicture if none, or what a broken one leads to."""
     if _is_of_crumbs(content):
-        raise NoWord("it is too large to look for one")
+        raise JustPicture("it is too large to look for one")
     with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > MOST_PIXELS:
-            raise NoWord("it is too large to look for one")
+            raise JustPicture("it is too large to look for one")
         image.load()
         text = getattr(image, "text", {}).get(CHUNK)
         told = base64.b64decode(text, validate=True) if text else _extracted(np.array(image.convert("RGB")))
     if len(told) > LARGEST_JSON or told.count(b"[") + told.count(b"{") > MOST_PARTS:
-        raise NoWord("it unpacks to more than a word can have")
+        raise JustPicture("it unpacks to more than a word can have")
     values = json.loads(told, object_hook=_with_array)
     if not isinstance(values, dict):
-        raise NoWord("its text names no tensors")
+        raise JustPicture("its text names no tensors")
     return values
 
 
@@ -71,7 +71,7 @@ def _is_of_crumbs(content: bytes) -> bool:
 def _with_array(value: dict[str, Any]) -> Any:
     """Return a dict, or the array that it stands for; without infinite numbers, which nothing outside of arrays has."""
     if not all(name.isprintable() for name in value):
-        raise NoWord("its text names no tensors")
+        raise JustPicture("its text names no tensors")
     "".join(own for own in value.values() if isinstance(own, str)).encode()  # half characters are no text
     if TENSOR in value:
         return np.array(value[TENSOR], dtype=np.float32)
@@ -83,14 +83,14 @@ def _extracted(pixels: np.ndarray) -> bytes:
     bright = (pixels > 0).all(2)
     rows, columns = np.flatnonzero(bright.any(axis=-1)), np.flatnonzero(bright.any(0))
     if not len(rows):
-        raise NoWord("it is black")
+        raise JustPicture("it is black")
     halves = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & 0x0F
     black = np.flatnonzero(halves.sum((0, 2), dtype=np.int64) == 0)
     if len(black) < 2:
-        raise NoWord("it is just a picture")
+        raise JustPicture("it is just a picture")
     left, right = halves[:, : black[0]], halves[:, black[-1] + 1 :]
     if left.shape != right.shape or left.size > LARGEST_HIDDEN:
-        raise NoWord("it is just a picture")
+        raise JustPicture("it is just a picture")
     stream = zlib.decompressobj()
     return stream.decompress((_mixed(right) << 4 | _mixed(left)).tobytes(), LARGEST_JSON + 1)
 

@@ -34,20 +34,20 @@ def header_of(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > LARGEST_HEADER:
-            raise FormatError(
-                f"{path} is a damaged safetensors file (a header of {length} bytes); download or copy it again."
-            )
+            raise _damaged(path, f"a header of {length} bytes")
         try:
             with safetensors.safe_open(path, "np"):  # the library checks shapes, offsets and the file's length
                 header = json.loads(file.read(length))
         except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
-            reason = shown(first_line(error))
-            raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.") from error
+            raise _damaged(path, shown(first_line(error))) from error
     told = header.pop("__metadata__", None) or {}
     if not all(isinstance(entry, dict) for entry in header.values()):  # the library takes lists too
-        reason = "lists in place of names"
-        raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.")
+        raise _damaged(path, "lists in place of names")
     return {"__metadata__": told, **header}, 8 + length
+
+
+def _damaged(path: Path, reason: str) -> FormatError:
+    return FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.")
 
 
 def shown(text: str) -> str:
@@ -84,24 +84,23 @@ def _array(path: Path, file: BinaryIO, start: int, name: str, entry: Mapping[str
     if dtype not in FLOATS:
         raise FormatError(f"{path} holds {name[:60]!a} as {dtype}; expected one of {', '.join(FLOATS)}.")
     if not name.isprintable():
-        reason = f"a tensor is called {name[:60]!a}"
-        raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.")
+        raise _damaged(path, f"a tensor is called {name[:60]!a}")
     file.seek(start + begin)
     try:
         return as_float32(np.frombuffer(file.read(end - begin), DTYPES[dtype]), dtype).reshape(entry["shape"])
     except (ValueError, OverflowError) as error:  # a shape of more dimensions, or larger ones, than NumPy has
-        reason = shown(str(error))
-        raise FormatError(f"{path} is a damaged safetensors file ({reason}); download or copy it again.") from error
+        raise _damaged(path, shown(str(error))) from error
 
 
 def to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], dtype: str = "F32") -> bytes:
     """Return the content of a safetensors file, names in order: the library shuffles them, and cannot write BF16."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    content = []
+    content = bytearray()
     for name, array in sorted(arrays.items()):
-        content.append(stored(array, dtype).tobytes())
-        header[name] = _entry(dtype, array.shape, sum(map(len, content[:-1])), len(content[-1]))
-    return with_header(header) + b"".join(content)
+        numbers = stored(array, dtype).tobytes()
+        header[name] = _entry(dtype, array.shape, len(content), len(numbers))
+        content += numbers
+    return with_header(header) + content
 
 
 def _entry(dtype: str, shape: Sequence[int], begin: int, size: int) -> dict[str, Any]:

@@ -176,9 +176,11 @@ def _token_for_diffusers(file: File) -> str:
 BAD_IN_COMFYUI = re.compile(r"[\s<>\[\](),:]")
 """What ends a name after `embedding:`, or weights it."""
 
-MISNAMED = "goes by the ending, which says another kind of file than it is"
 NO_BASE = _not(lambda f: f.only_width not in (0, *WITH_ONE_ENCODER), "has no base with one text encoder of this width")
 PART_OF_LORA = _not(lambda f: f.beside_others and not f.bundled, "finds the tensors of a LoRA around the word")
+NO_PICTURES = _not(lambda f: f.contents.container == "picture", "reads no pictures")
+BY_ENDING = _not(lambda f: not f.is_what_it_says, "goes by the ending, which says another kind of file than it is")
+NO_LORA = _not(lambda f: f.bundled, "knows no words in LoRA files")
 NAMELESS = _not(lambda f: f.has(""), "expects tensors with names")
 NO_SAFE_TYPE = _not(
     lambda f: isinstance(f.terms, Parameters),
@@ -192,7 +194,7 @@ A1111_RULES = (
     NAMELESS,
     PART_OF_LORA,
     _not(lambda f: f.ending not in (*LOADABLE, *PICTURES), "reads .pt, .bin, .safetensors and pictures"),
-    _not(lambda f: not f.is_what_it_says, MISNAMED),
+    BY_ENDING,
     NO_BASE,
     _loads(lambda f: len(f.terms) == 1, "its own kind (string_to_param)"),
     _not(lambda f: bool(f.terms), "expects one word, and there are several"),
@@ -206,7 +208,7 @@ COMFYUI_RULES = (
     NAMELESS,
     PART_OF_LORA,
     _not(lambda f: f.ending not in LOADABLE, "reads .safetensors, .pt and .bin"),
-    _not(lambda f: not f.is_what_it_says, MISNAMED),
+    BY_ENDING,
     _not(lambda f: bool(BAD_IN_COMFYUI.search(f.path.stem)), "cannot have this name after embedding: in a prompt"),
     _loads(lambda f: isinstance(f.terms, Parameters), "the numbers of the zip, as it has types that are not safe"),
     _loads(lambda f: bool(f.terms), "the first term of string_to_param"),
@@ -222,6 +224,7 @@ COMFYUI_RULES = (
 )
 WIDTHS = {768: "sd-1", 1024: "sd-2", 1280: "sdxl"}
 """Widths by which InvokeAI's import tells bases apart."""
+KNOWN_WIDTHS = "knows words of width 768, 1024 and 1280 alone"
 
 
 def _first_term_width(file: File) -> int:
@@ -232,8 +235,8 @@ INVOKEAI_RULES = (
     NAMELESS,
     PART_OF_LORA,
     NO_SAFE_TYPE,
-    _not(lambda f: f.contents.container == "picture", "reads no pictures"),
-    _not(lambda f: not f.is_what_it_says, MISNAMED),
+    NO_PICTURES,
+    BY_ENDING,
     AS_XL,
     _loads(
         lambda f: f.has("string_to_token") and _first_term_width(f) in WIDTHS, "a word of string_to_token and _param"
@@ -248,32 +251,32 @@ INVOKEAI_RULES = (
         "a single flat vector, as diffusers first had",
     ),
     _not(lambda f: f.has("emp_params"), "takes the number of vectors for the width unless it is called emb_params"),
-    _not(lambda f: f.only_width not in (0, *WIDTHS), "knows words of width 768, 1024 and 1280 alone"),
+    _not(lambda f: f.only_width not in (0, *WIDTHS), KNOWN_WIDTHS),
     _not(
         lambda f: _one(f.values.values(), 2),
         "takes the number of vectors for the width in files of diffusers' kind; convert --to invokeai mends it",
     ),
-    _not(lambda _: True, "knows words of width 768, 1024 and 1280 alone"),
+    _not(lambda _: True, KNOWN_WIDTHS),
 )
 KOHYA_RULES = (
     NAMELESS,
     PART_OF_LORA,
     NO_SAFE_TYPE,
-    _not(lambda f: f.contents.container == "picture", "reads no pictures"),
-    _not(lambda f: not f.is_what_it_says, MISNAMED),
+    NO_PICTURES,
+    BY_ENDING,
     _loads(lambda f: _one(f.terms.values(), 2), "the term of string_to_param"),
     AS_XL,
     _loads(lambda f: f.has("clip_l", "clip_g"), "an SDXL word (clip_l, clip_g)"),
     _not(lambda f: f.has("clip_g"), "expects clip_l beside clip_g"),
     NO_BASE,
-    _not(lambda f: f.bundled, "knows no words in LoRA files"),
+    NO_LORA,
     _loads(lambda f: _one(f.values.values(), 2), "a single tensor, whatever it is called"),
     FIRST_IS_WORD,
     _not(lambda f: _one(f.values.values(), 1), "takes the width of a flat vector for a number of vectors"),
     _not(lambda _: True, "expects one tensor [vectors, width], or clip_l and clip_g"),
 )
 ONETRAINER_RULES = (
-    _not(lambda f: f.contents.container == "picture", "reads no pictures"),
+    NO_PICTURES,
     _loads(lambda f: f.has("emp_params"), "a word for one text encoder (emp_params)"),
     _not(lambda f: f.has("t5xxl") and not f.has("t5"), "looks for t5, where this has t5xxl; convert --to onetrainer"),
     _loads(lambda f: f.has("clip_l") or f.has("clip_g") or f.has("t5"), "rows by text encoder"),
@@ -294,8 +297,8 @@ ORIGINAL_RULES = (
 )
 DIFFUSERS_RULES = (
     PART_OF_LORA,
-    _not(lambda f: f.contents.container == "picture", "reads no pictures"),
-    _not(lambda f: f.bundled, "knows no words in LoRA files"),
+    NO_PICTURES,
+    NO_LORA,
     _loads(lambda f: _one(f.values.values(), 1, 2), "a single tensor, called as the token"),
     _loads(lambda f: "*" in f.terms and f.has("name"), "A1111's kind, called as its name"),
     _not(lambda f: bool(f.terms), "looks for a name, which the original's files have not"),

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
 from pseudoword.formats import files
-from pseudoword.formats.names import STAR, metadata_of, refuses_several_encoders, token_of
+from pseudoword.formats.names import STAR, by_width, metadata_of, refuses_several_encoders, token_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def read(contents: Contents, stem: str) -> list[Word]:
     if isinstance(step, int | float) and step > 0:
         told.setdefault("steps", str(int(step)))
     token = token_of(name) if isinstance(name, str) and name.strip() not in ("", "*") else token_of(stem)
-    return [Word(token, {encoder_of_width(rows.shape[1]): rows}, told)]
+    return [Word(token, by_width(rows), told)]
 
 
 def refuses(concept: Concept) -> str | None:
