@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pseudoword import Recipe, cli
 from tests.hub_server import FILES, USER, Hub, point_at
 from tests.hub_server import TOKEN as TOKEN_OF_HUB
-from tests.miniatures import PROCESSES, TOKEN, MakeRecipe
+from tests.miniatures import PROCESSES, TOKEN, MakeRecipe, log_of
 
 EVERYTHING: dict[str, Any] = {
     "steps": "40",
@@ -88,11 +88,6 @@ def outputs(folder: Path) -> dict[str, bytes]:
     kept = [*folder.glob("learned_embeds*"), *folder.glob("exports/*"), *folder.glob("samples/*")]
     kept += folder.glob("checkpoint-*/state.safetensors")
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 def read_everything(folder: Path) -> None:

@@ -255,13 +255,21 @@ def test_values_at_the_ends_of_their_ranges_are_taken(make_recipe: MakeRecipe):
     make_recipe(flip_p=1.0, seed=2**63 - 1)
 
 
-def test_one_concept_a_run(make_recipe: MakeRecipe):
+def test_several_concepts_in_a_run(make_recipe: MakeRecipe):
     recipe = make_recipe()
     two = (recipe.concepts[0], dataclasses.replace(recipe.concepts[0], token="<dog>"))
-    with pytest.raises(
-        RecipeError, match=r"^One concept a run for now, not 2 \(<cat-toy>, <dog>\); train them one by one\.$"
-    ):
-        dataclasses.replace(recipe, concepts=two)
+    both = dataclasses.replace(recipe, concepts=two)
+    assert Recipe.from_dict(both.to_dict()) == both
+    assert both.alone(two[0]) == recipe
+    for section, change, message in [
+        ("schedule", {"steps": "3 epochs"}, r"^steps is '3 epochs', but 2 concepts may have epochs of several lengths"),
+        ("validation", {"validation_steps": "1 epoch"}, r"^validation_steps is '1 epoch', but 2 concepts may have"),
+        ("output", {"push_to_hub": True}, r"^push_to_hub is for a run of one concept, but there are 2; push each wor"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            dataclasses.replace(both, **{section: dataclasses.replace(getattr(both, section), **change)})
+    with pytest.raises(RecipeError, match=r"^The token '<cat-toy>' is that of several concepts; give each its own\.$"):
+        dataclasses.replace(recipe, concepts=(two[0], two[0]))
     with pytest.raises(RecipeError, match=r"^A recipe needs at least one concept: a token, its pictures and an init"):
         dataclasses.replace(recipe, concepts=())
     assert dataclasses.replace(recipe, concepts=[recipe.concepts[0]]).to_dict() == recipe.to_dict()

@@ -252,12 +252,13 @@ def test_what_a_killed_process_left_half_written_is_removed(run: Run, make_recip
     half.mkdir()
     (half / f"{disk.TEMPORARY}77-state.safetensors").write_text("")
     (run.folder / f"{disk.TEMPORARY}77-recipe.toml").write_text("[ba")
-    run.samples.mkdir()
-    (run.samples / f"{disk.TEMPORARY}77-step-000100.png").write_text("")
-    (run.samples / "step-000000.png").write_text("")
+    samples = run.folder / "samples"
+    samples.mkdir()
+    (samples / f"{disk.TEMPORARY}77-step-000100.png").write_text("")
+    (samples / "step-000000.png").write_text("")
     run.begin(make_recipe(), Checkpoint(3, ARRAYS, {}, Path("checkpoint-3")))
     assert names(run.folder) == ["log.jsonl", "recipe.toml", "samples"]
-    assert names(run.samples) == ["step-000000.png"]
+    assert names(samples) == ["step-000000.png"]
 
 
 # What a resume may change

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -57,3 +57,42 @@ class Batch:
         ids = {encoder: block[cut] for encoder, block in self.ids.items()}
         weight = None if self.weight is None else self.weight[cut]
         return Batch(ids, self.mean[cut], self.std[cut], self.concept[cut], self.placement[cut], weight)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the latents."""
+        return self.mean.shape[1:]
+
+
+Pair = tuple[Batch, Draw]
+"""Pictures, and the random choices for them."""
+
+
+def joined(pairs: Sequence[Pair]) -> Pair:
+    """Return pictures of one shape and one step as one batch."""
+    if len(pairs) == 1:
+        return pairs[0]
+    batches, drawn = [batch for batch, _ in pairs], [draw for _, draw in pairs]
+    ids = {encoder: np.concatenate([batch.ids[encoder] for batch in batches]) for encoder in batches[0].ids}
+    arrays = {name: _together(batches, name) for name in ("mean", "std", "concept", "placement")}
+    weight = None
+    if any(batch.weight is not None for batch in batches):
+        plain = [np.ones((len(b.mean), *b.shape[1:]), np.float32) if b.weight is None else b.weight for b in batches]
+        weight = np.concatenate(plain)
+    choices = {f.name: _together(drawn, f.name) for f in fields(Draw) if f.name != "step"}
+    return Batch(ids, **arrays, weight=weight), Draw(drawn[0].step, **choices)
+
+
+def _together(several: Sequence[Batch] | Sequence[Draw], name: str) -> np.ndarray:
+    return np.concatenate([getattr(one, name) for one in several])
+
+
+def parts(pair: Pair, largest: int) -> list[Pair]:
+    """Return pictures in equal parts, or nearly so, of at most `largest` each."""
+    batch, draw = pair
+    count = len(batch.concept)
+    number = -(-count // max(1, largest))
+    if number == 1:
+        return [pair]
+    cuts = [slice(count * i // number, count * (i + 1) // number) for i in range(number)]
+    return [(batch.part(cut), draw.part(cut)) for cut in cuts]

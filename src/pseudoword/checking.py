@@ -60,7 +60,7 @@ def check(recipe: Recipe, *, time: bool = False) -> Told:
         told["diffusers"] = _read_differently(own.captions, vocabularies, tokens)
         examples.captions_of(own.captions, vocabularies)
         told["memory"] = _memory(recipe, base, framed)
-        told["time"] = _time(recipe) if time else None
+        told["time"] = timed(recipe) if time else None
         told["starts"] = True
     except PseudowordError as error:
         told["refused"] = str(error)
@@ -173,18 +173,17 @@ def _memory(recipe: Recipe, base: BaseModel, framed: FramedPictures) -> Told | N
         costs = families.part(base.family, "costs")
     except ImportError:
         return None
-    half = recipe.engine.mixed_precision != "no"
-    numbers = costs.parameters(base)
-    weights = {name: count * (2 if half and name == "unet" else 4) for name, count in numbers.items()}
-    told: Told = {"weights": weights, "basis": MEMORY_BASIS}
-    if recipe.engine.gradient_checkpointing:  # most of it is computed again instead
-        return {**told, "kept_for_gradient": None, "total": sum(weights.values())}
+    engine = recipe.engine
+    half, at_once = engine.precision != "no", recipe.training.batch_size if engine.memory == "auto" else 1
+    weights = costs.weights(base, half=half, eight_bits=engine.memory == "lowest")
+    del weights["vae"]  # gone by the time of the first step
     sizes = {frame.size for frames in framed.frames for frame in frames}
-    kept = max(costs.kept_for_gradient(base, size, recipe.training.batch_size, half=half) for size in sizes)
-    return {**told, "kept_for_gradient": kept, "total": sum(weights.values()) + kept}
+    kept = max(costs.kept_for_gradient(base, s, at_once, half=half, recomputed=engine.recomputes) for s in sizes)
+    total = sum(weights.values()) + kept
+    return {"weights": weights, "basis": MEMORY_BASIS, "kept_for_gradient": kept, "total": total}
 
 
-def _time(recipe: Recipe) -> Told:
+def timed(recipe: Recipe) -> Told:
     """Carry out some steps of the recipe in a folder that is thrown away; return seconds a step and for them all."""
     with tempfile.TemporaryDirectory() as aside:
         output = Output(folder=aside, report_to="none")  # nothing is shown, tracked or pushed

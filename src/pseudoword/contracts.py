@@ -23,7 +23,12 @@ Arrays = Mapping[str, Any]
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss or gradient that is NaN or infinite; parameters are still those of the step before."""
+    """Losses, gradients or updates that are NaN or infinite; all parameters are still those of the step before."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons
+        """What is not finite, by the token of each concept that this befell."""
 
 
 class Method(Protocol):
@@ -102,7 +107,7 @@ class Family(Protocol):
     A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
     (KIND, WORDS, PIPELINE, TAGS, CONFIG, `owns(index)`: whether a model_index.json is such a base's); `words`, whose
     `vocabularies(base)` reads nothing but tokenizers and tables; `sizes`, whose `sizes(base)` reads nothing but
-    configurations; `costs`, which counts what a step needs in memory on layers without weights (`parameters(base)`,
+    configurations; `costs`, which counts what a step needs in memory on layers without weights (`weights(base)`,
     `kept_for_gradient(base, size, count)`); `single_file`, whose `usual_config(base)` names a base on the Hub that
     configures a checkpoint in one file, whose `owns(names)` knows such files by their tensors, whose `state_dict(path)`
     reads them, and whose `noise_options(path)` says what they tell of a scheduler; and `miniature`,
@@ -143,10 +148,11 @@ class Family(Protocol):
         """Return alpha and sigma of timesteps `[batch]`, shaped `[batch, 1, 1, 1]` to multiply latents."""
         ...
 
-    def condition(self, ids: Arrays, rows: Arrays | None, placement: Any) -> Any:
-        """Return what the denoiser is conditioned on, for ids `[batch, tokens]` and rows `[rows, width]` per encoder.
+    def condition(self, ids: Arrays, rows: Arrays | None, placement: Any, prompt: Any = None) -> Any:
+        """Return what the denoiser is conditioned on, for ids `[prompts, tokens]` and rows `[rows, width]` per encoder.
 
-        Ids from a table's size on are looked up in the rows. `placement` is that of the batch (see `Batch`).
+        Ids from a table's size on are looked up in the rows. `placement` is that of the batch (see `Batch`), `prompt`
+        which of the prompts each of its pictures has; by default they are one for each.
         """
         ...
 
@@ -162,6 +168,26 @@ class Family(Protocol):
 
     def to(self, device: Any, dtype: Any, *, vae_dtype: Any = None) -> None:
         """Move the base to a device, the denoiser to `dtype`, the VAE to `vae_dtype` or fp32, the rest in fp32."""
+        ...
+
+    def bring_vae(self, device: Any) -> None:
+        """Move the VAE to a device, in fp32, to encode pictures."""
+        ...
+
+    def bring(self, device: Any, dtype: Any, *, eight_bits: bool = False, channels_last: bool = False) -> None:
+        """Move all but the VAE to a device, the denoiser in `dtype`, the rest in fp32.
+
+        With `eight_bits` the denoiser's linear maps are held in as many, and the text encoders' in `dtype`.
+        """
+        ...
+
+    def compile(self, mode: str | None, *, dynamic: bool | None = None) -> None:
+        """Compile the denoiser for training steps, in a mode of torch.compile; None goes back."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """How many convolutions and linear maps the denoiser has."""
         ...
 
     def checkpoint_gradients(self) -> None:
@@ -216,7 +242,14 @@ class Engine(Protocol):
         ...
 
     def prepare(self, family: Family) -> None:
-        """Put the frozen base on the device in this engine's precision."""
+        """Put what encodes pictures on the device; the rest of the base follows when training starts."""
+        ...
+
+    def compile(self, first: Sequence[tuple[Batch, Draw]], steps: int, known: bool | None) -> bool:
+        """Compile what is worth it over so many steps, as the recipe says, and return whether it is compiled.
+
+        `first` are the first step's pictures; `known` is what an earlier part of the run decided.
+        """
         ...
 
     def start(
@@ -228,15 +261,13 @@ class Engine(Protocol):
     ) -> None:
         """Take up concepts with their starting rows `[vectors, width]` by token and text encoder.
 
-        `state` has those arrays of the optimizer's state, by token, that do not start as the method starts them.
+        Puts the frozen base on the device in this engine's precision. `state` has those arrays of the optimizer's
+        state, by token, that do not start as the method starts them.
         """
         ...
 
-    def shares(self, batch_size: int, gradient_accumulation_steps: int, at_once: int) -> list[list[int]]:
-        """Return this process' micro-batches of a step: indices into the concept's global batch.
-
-        Micro-batches are taken together as long as they have at most `at_once` pictures.
-        """
+    def share(self, batch_size: int, gradient_accumulation_steps: int) -> list[int]:
+        """Return this process' pictures of a step: indices into each concept's own global batch."""
         ...
 
     def free_memory(self) -> int:
@@ -244,7 +275,10 @@ class Engine(Protocol):
         ...
 
     def step(self, micro_batches: Sequence[tuple[Batch, Draw]], lr: float) -> dict[str, float]:
-        """Carry out one optimizer step and return the loss of each concept's global batch, or raise NonFiniteLoss."""
+        """Carry out one optimizer step and return the loss of each concept's global batch, or raise NonFiniteLoss.
+
+        Every concept is updated by its own pictures, as it would be alone; one that has none stays as it is.
+        """
         ...
 
     def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> dict[str, float]:
@@ -255,8 +289,8 @@ class Engine(Protocol):
         """Return the learned rows by token and text encoder."""
         ...
 
-    def snapshot(self) -> dict[str, np.ndarray]:
-        """Return everything a later step depends on, as named arrays."""
+    def snapshot(self, tokens: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Return everything a later step of these concepts, or of all, depends on, as named arrays."""
         ...
 
     def restore(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:

@@ -18,12 +18,16 @@ def carry_out(
     to_go_on: str,
     *,
     as_json: bool = False,
-) -> None:
-    """Show the run that `start(stop)` begins, to its end; Interrupted says how to go on if a signal ended it before."""
+) -> Progress | None:
+    """Show the run that `start(stop)` begins, to its end, and return its last step, if there was one left to do.
+
+    Interrupted says how to go on if a signal ended it before.
+    """
     with Interruption() as interruption:
         last = watch.follow(start(interruption.wanted), as_json=as_json, quiet=not watch.is_main_process())
     if last and last.step < last.steps:
         raise Interrupted(f"Stopped after step {last.step}; {to_go_on} goes on.", interruption.exit_code)
+    return last
 
 
 def until(run: Generator[Progress], stop: Callable[[], bool]) -> Iterator[Progress]:

@@ -1,4 +1,4 @@
-"""A job: a recipe with its base loaded and its pictures encoded, ready to train."""
+"""A job: a recipe with its base loaded and its concepts' pictures encoded, ready to train."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,19 @@ from typing import Any
 import numpy as np
 
 from pseudoword import families, hub, methods, toybox, tracking
+from pseudoword.batch import Pair
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
+from pseudoword.data.examples import Cached
+from pseudoword.data.lessons import Lesson, Portions, ahead, micro_batches
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
+from pseudoword.errors import PseudowordError, RecipeError
 from pseudoword.families.locate import locate
 from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
-from pseudoword.recipe import BaseModel, Recipe, parse_steps
+from pseudoword.recipe import BaseModel, ConceptRecipe, Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
 from pseudoword.starting import starting_rows, starting_state
 
@@ -35,27 +40,20 @@ class Job:
     """What a run needs besides its engine and folder, ready to train."""
 
     recipe: Recipe
-    seed: int
     checkpoint: Checkpoint | None
     facts: dict[str, Any]
     """What a checkpoint says besides its numbers."""
     family: Family
-    data: Dataset | FramedPictures
-    source: examples.Cached | examples.Streamed
-    batch: int
-    """Pictures of a step, over all micro-batches and processes."""
-    shares: list[list[int]]
-    """This process' micro-batches of a step: indices into the concept's global batch."""
+    lessons: list[Lesson]
+    """The concepts that are learned, each with its pictures; one that fails on the way is taken out."""
+    failed: dict[str, str]
+    """Why each of the other concepts is not, by its token."""
+    portions: Portions
     steps: int
 
-    @property
-    def token(self) -> str:
-        """The word to learn."""
-        return self.recipe.concepts[0].token
-
-    def concept(self, rows: Mapping[str, np.ndarray], step: int) -> Concept:
-        """Return the word as it is after a step, with what its file should say."""
-        [wanted] = self.recipe.concepts
+    def concept(self, lesson: Lesson, rows: Mapping[str, np.ndarray], step: int) -> Concept:
+        """Return a word as it is after a step, with what its file should say."""
+        wanted = lesson.wanted
         told = _without_paths(self.recipe)
         told = {section: told[section] for section in ("base", "method", "training", "schedule", "data")}
         return Concept(
@@ -70,20 +68,35 @@ class Job:
             },
         )
 
+    def micro_batches(self, first: int) -> Generator[list[Pair]]:
+        """Yield what each step from the first on sees; from a cache it is prepared on a thread, ahead of the steps."""
+        made = micro_batches(self.lessons, range(first, self.steps), self.portions)
+        return ahead(made) if all(isinstance(lesson.source, Cached) for lesson in self.lessons) else made
+
+    def give_up(self, reasons: Mapping[str, str]) -> None:
+        """Take concepts out that cannot be learned on."""
+        self.failed.update(reasons)
+        gone = tuple(f"{token}: " for token in reasons)
+        self.facts["pictures"] = [fact for fact in self.facts["pictures"] if not fact.startswith(gone)]
+        self.lessons[:] = [lesson for lesson in self.lessons if lesson.token not in reasons]
+
 
 def prepare(
     engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, resume: str | None, pushes: hub.Pushes
 ) -> Job:
-    """Find what an earlier part of the run decided, load the base, and encode what the word is learned from."""
+    """Find what an earlier part of the run decided, load the base, and encode what the words are learned from."""
     tracking.check(recipe.output.report_to)
     checkpoint = engine.on_main(lambda: run.find(resume))
     recipe, seed = _seeded(engine, recipe, checkpoint)
-    [wanted] = recipe.concepts
-    given = ConceptPictures(wanted, recipe.data) if dataset is None else dataset
-    batch = recipe.training.batch_size * recipe.training.gradient_accumulation_steps * engine.processes
+    failed = dict(checkpoint.failed) if checkpoint else {}
+    given = _given(recipe, dataset, failed)
+    share = engine.share(recipe.training.batch_size, recipe.training.gradient_accumulation_steps)
+    batch = len(share) * engine.processes
     # What the last bits depend on is as it was in the resumed run, unless it is asked for otherwise.
-    known = recipe.engine.pictures_at_once or (checkpoint.micro_batch if checkpoint else 0)
-    facts = _facts(recipe, given, batch, engine.arithmetic(), _shares(engine, recipe, known))
+    known = recipe.engine.pictures_at_once or (checkpoint.at_once if checkpoint else 0)
+    facts = {"recipe": _without_paths(recipe), "pictures": _picture_facts(recipe, given), "batch": batch}
+    compiled = {"on": True, "off": False}.get(recipe.engine.compile, checkpoint.compiled if checkpoint else None)
+    facts["arithmetic"] = {**engine.arithmetic(), AT_ONCE: str(known), COMPILED: str(compiled)}
     if checkpoint:
         refuse_changes(checkpoint, facts)
     engine.on_main(pushes.check)
@@ -91,51 +104,122 @@ def prepare(
     base = locate(recipe.base, toybox.BASES)
     recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
-    rows, method = starting_rows(family.vocabularies, wanted), methods.build(recipe.method)
+    method = methods.build(recipe.method)
     engine.prepare(family)
-    engine.start(family, method, {wanted.token: rows}, {wanted.token: starting_state(wanted, rows, method)})
+    lessons, rows = _lessons(recipe, family, given, failed, seed)
+    states = {lesson.token: starting_state(lesson.wanted, rows[lesson.token], method) for lesson in lessons}
+    if all(isinstance(lesson.source, Cached) for lesson in lessons):
+        family.leave_vae()
+    engine.start(family, method, rows, states)
     if checkpoint:
         engine.restore(checkpoint.step, checkpoint.arrays)
-    data = given.framed(family) if isinstance(given, ConceptPictures) else given
-    source = examples.prepare(
-        data,
-        family.vocabularies,
-        vector_tokens(wanted.token, wanted.num_vectors),
-        family.encode_images,
-        seed=seed,
-        workers=recipe.data.workers,
-    )
-    if isinstance(source, examples.Cached):
-        family.leave_vae()
-    at_once = known or engine.on_main(lambda: _fitting(recipe, base, engine, source))
-    shares = _shares(engine, recipe, at_once)
-    facts["arithmetic"]["micro-batch"] = str(len(shares[0]))
+    pictures = len(share) * len(lessons)
+    at_once = known or engine.on_main(lambda: _fitting(recipe, base, engine, lessons, pictures))
+    facts["arithmetic"][AT_ONCE] = str(at_once)
     engine.on_main(lambda: run.begin(recipe, checkpoint))
-    steps = in_steps(recipe.schedule.steps, recipe, data, engine.processes)
-    return Job(recipe, seed, checkpoint, facts, family, data, source, batch, shares, steps)
+    portions = Portions(seed, batch, share, at_once, family.num_timesteps)
+    steps = in_steps(recipe.schedule.steps, recipe, lessons[0].data, engine.processes)
+    facts["failed"] = failed
+    if engine.step_number < steps:
+        first = next(micro_batches(lessons, [engine.step_number], portions))
+        facts["arithmetic"][COMPILED] = str(engine.compile(first, steps - engine.step_number, compiled))
+    return Job(recipe, checkpoint, facts, family, lessons, failed, portions, steps)
 
 
+def _given(recipe: Recipe, dataset: Dataset | None, failed: dict[str, str]) -> dict[str, ConceptPictures | Dataset]:
+    """Return the pictures of every concept that has some; of several, those that have none are noted as failed."""
+    if dataset is not None:
+        if len(recipe.concepts) > 1:
+            raise RecipeError(
+                f"A dataset of your own is for one concept, but the recipe has {len(recipe.concepts)}; "
+                "train them one by one, or from folders."
+            )
+        return {wanted.token: dataset for wanted in recipe.concepts}
+    given = {}
+    for wanted in recipe.concepts:
+        if wanted.token not in failed:
+            with _others_go_on(recipe, wanted, failed):
+                given[wanted.token] = ConceptPictures(wanted, recipe.data)
+    return given
+
+
+def _lessons(
+    recipe: Recipe,
+    family: Family,
+    given: Mapping[str, ConceptPictures | Dataset],
+    failed: dict[str, str],
+    seed: int,
+) -> tuple[list[Lesson], dict[str, dict[str, np.ndarray]]]:
+    """Lend the words to the base, and return what each is learned from and its first rows."""
+    lessons: list[Lesson] = []
+    rows = {}
+    for wanted in (own for own in recipe.concepts if own.token in given):
+        token = wanted.token
+        with _others_go_on(recipe, wanted, failed):
+            try:
+                first = starting_rows(family.vocabularies, wanted)
+                own = given[token]
+                data = own.framed(family) if isinstance(own, ConceptPictures) else own
+                source = examples.prepare(
+                    data,
+                    {encoder: vocabulary.alone(token) for encoder, vocabulary in family.vocabularies.items()},
+                    vector_tokens(token, wanted.num_vectors),
+                    family.encode_images,
+                    seed=seed,
+                    workers=recipe.data.workers,
+                )
+            except PseudowordError:
+                for vocabulary in family.vocabularies.values():
+                    vocabulary.give_back(token)
+                raise
+            lessons.append(Lesson(wanted, len(lessons), data, source))
+            rows[token] = first
+    if not lessons:
+        raise RecipeError(f"None of the {len(recipe.concepts)} concepts can be learned: {' '.join(failed.values())}")
+    return lessons, rows
+
+
+@contextmanager
+def _others_go_on(recipe: Recipe, wanted: ConceptRecipe, failed: dict[str, str]) -> Iterator[None]:
+    """Note what is wrong with one of several concepts, and go on with the others; of a run's only one it is raised."""
+    try:
+        yield
+    except PseudowordError as error:
+        if len(recipe.concepts) == 1:
+            raise
+        failed[wanted.token] = str(error)
+        log.warning("%s is left out, and the others are learned: %s", wanted.token, error)
+
+
+AT_ONCE = "micro-batch"
+"""What a checkpoint calls the pictures that went through the model together."""
+COMPILED = "compiled"
+"""What it calls whether the denoiser was compiled."""
 MARGIN = 2
 """Times what a forward pass keeps that has to be free: the backward pass has arrays of its own."""
 
 
-def _fitting(recipe: Recipe, base: BaseModel, engine: Engine, source: examples.Cached | examples.Streamed) -> int:
-    """Return how many pictures of a step go through the model at once: whole micro-batches, as many as memory holds."""
-    batch_size, micro_batches = recipe.training.batch_size, recipe.training.gradient_accumulation_steps
-    if micro_batches == 1 or recipe.engine.gradient_checkpointing:
+def _fitting(recipe: Recipe, base: BaseModel, engine: Engine, lessons: Sequence[Lesson], pictures: int) -> int:
+    """Return how many of a step's pictures go through the model at once: all of them, or as many as memory holds."""
+    batch_size = recipe.training.batch_size
+    if recipe.engine.memory != "auto":
+        return 1
+    if pictures == batch_size:
         return batch_size
     costs = families.part(base.family, "costs")
     factor = families.part(base.family, "sizes").sizes(base).latent_factor
-    _, height, width = max(source.latent_shapes, key=lambda shape: shape[1] * shape[2])
-    half = recipe.engine.mixed_precision != "no"
-    kept = costs.kept_for_gradient(base, (width * factor, height * factor), batch_size, half=half)
-    together = min(micro_batches, max(1, engine.free_memory() // (MARGIN * kept)))
-    log.info("Taking %d of %d micro-batches at once, as memory allows", together, micro_batches)
-    return batch_size * together
-
-
-def _shares(engine: Engine, recipe: Recipe, at_once: int) -> list[list[int]]:
-    return engine.shares(recipe.training.batch_size, recipe.training.gradient_accumulation_steps, at_once)
+    shapes = (shape for lesson in lessons for shape in lesson.source.latent_shapes)
+    _, height, width = max(shapes, key=lambda shape: shape[1] * shape[2])
+    kept = costs.kept_for_gradient(
+        base,
+        (width * factor, height * factor),
+        batch_size,
+        half=recipe.engine.precision != "no",
+        recomputed=recipe.engine.recomputes,
+    )
+    fitting = batch_size * max(1, engine.free_memory() // (MARGIN * kept))
+    log.info("Taking %d of %d pictures of a step at once, as memory allows", min(pictures, fitting), pictures)
+    return min(pictures, fitting)
 
 
 def in_steps(length: str, recipe: Recipe, data: Dataset | FramedPictures, processes: int) -> int:
@@ -155,18 +239,18 @@ def _seeded(engine: Engine, recipe: Recipe, checkpoint: Checkpoint | None) -> tu
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, seed=seed)), seed
 
 
-def _facts(
-    recipe: Recipe, data: ConceptPictures | Dataset, batch: int, arithmetic: dict[str, str], shares: list[list[int]]
-) -> dict[str, Any]:
-    """Return what a checkpoint says besides its numbers, to tell whether a resumed run is the same run."""
+def _picture_facts(recipe: Recipe, given: Mapping[str, ConceptPictures | Dataset]) -> list[str]:
+    """Return what a resumed run must find again: of several concepts, each fact after the concept's token."""
+    named = [(f"{token}: " if len(recipe.concepts) > 1 else "", own) for token, own in given.items()]
+    return [before + fact for before, own in named for fact in _facts_of(own)]
+
+
+def _facts_of(data: ConceptPictures | Dataset) -> list[str]:
     if isinstance(data, ConceptPictures):
-        pictures = data.facts()
-    elif isinstance(data, TextualInversionDataset):
-        pictures = [picture.fact for picture in data.pictures]
-    else:
-        pictures = [f"{type(data).__name__} of {len(data)}"]
-    arithmetic = {**arithmetic, "micro-batch": str(len(shares[0]))}
-    return {"recipe": _without_paths(recipe), "pictures": pictures, "batch": batch, "arithmetic": arithmetic}
+        return data.facts()
+    if isinstance(data, TextualInversionDataset):
+        return [picture.fact for picture in data.pictures]
+    return [f"{type(data).__name__} of {len(data)}"]
 
 
 def _without_paths(recipe: Recipe) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""What a run calls the pictures in its folder, for all who write, show or look for them."""
+"""Where a run keeps its words and pictures, for all who write, show or look for them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+WORDS = "words"
+"""The folder of the words' own folders, where a run learns several."""
 SAMPLES = "samples"
 """The folder of validation pictures, inside the run's."""
 GRID = re.compile(r"step-(\d+)\.png")
@@ -16,3 +19,22 @@ def grids(samples: Path) -> list[tuple[int, Path]]:
     """Return the grids in a folder of validation pictures by step, the first first; none if there is no folder."""
     found = [(GRID.fullmatch(path.name), path) for path in samples.glob("*.png")]
     return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def places(run: Path, stems: Sequence[str]) -> list[Path]:
+    """Return the folder of each word of a run: the run's own, or of several words one each, named by their stems.
+
+    Names that a disk might take for one another are told apart by numbers, in order.
+    """
+    if len(stems) == 1:
+        return [run]
+    names: list[str] = []
+    taken: set[str] = set()
+    for stem in stems:
+        name, number = stem, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return [run / WORDS / name for name in names]

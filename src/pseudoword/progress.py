@@ -27,6 +27,8 @@ class Progress:
     """By placeholder token, the loss on the same draws every time; empty at steps that do not compute it."""
     pictures: tuple[Path, ...] = ()
     """Validation pictures that this step left on disk."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """By placeholder token, why a concept is no longer learned, of a run that learns several."""
 
 
 def mean(by_token: Mapping[str, float]) -> float:

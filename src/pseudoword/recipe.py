@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,16 +69,42 @@ class Recipe:
         if not self.concepts:
             raise RecipeError("A recipe needs at least one concept: a token, its pictures and an initializer.")
         if len(self.concepts) > 1:
-            tokens = ", ".join(c.token for c in self.concepts)
-            raise RecipeError(f"One concept a run for now, not {len(self.concepts)} ({tokens}); train them one by one.")
+            self._check_several()
+        if self.engine.memory == "lowest" and self.output.full_pipeline:
+            raise RecipeError(
+                "memory is 'lowest', which holds the model in fewer bits, so full_pipeline cannot write it; "
+                "choose 'low', or leave full_pipeline out."
+            )
         for concept in self.concepts:
             if concept.templates is not None and self.data.captions == "files":
                 raise RecipeError(f"captions is 'files', but templates is {concept.templates!r}; use one of the two.")
 
+    def _check_several(self) -> None:
+        """Refuse what a run of several concepts cannot do."""
+        tokens = [concept.token for concept in self.concepts]
+        twice = sorted({token for token in tokens if tokens.count(token) > 1})
+        if twice:
+            raise RecipeError(f"The token {twice[0]!r} is that of several concepts; give each its own.")
+        for name, length in (("steps", self.schedule.steps), ("validation_steps", self.validation.validation_steps)):
+            if parse_steps(length, name)[1] == "epochs":
+                raise RecipeError(
+                    f"{name} is {length!r}, but {len(tokens)} concepts may have epochs of several lengths; give steps."
+                )
+        if self.output.push_to_hub:
+            raise RecipeError(
+                f"push_to_hub is for a run of one concept, but there are {len(tokens)}; "
+                "push each word's folder with 'pseudoword push' when the run is done."
+            )
+
+    def alone(self, concept: ConceptRecipe) -> Recipe:
+        """Return the recipe of one of the concepts by itself."""
+        return dataclasses.replace(self, concepts=(concept,))
+
     def of_the_word(self) -> dict[str, Any]:
         """Return the choices that the word depends on, as plain values by dotted name."""
         values = {name: value for name, value in self.to_dict().items() if name in OF_THE_WORD}
-        return flat({**values, "engine": {"mixed_precision": self.engine.mixed_precision}})
+        eight_bits = {"memory": "lowest"} if self.engine.memory == "lowest" else {}
+        return flat({**values, "engine": {"mixed_precision": self.engine.precision, **eight_bits}})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, `None` left out, ready for TOML."""

@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,15 @@ FREE_FIELDS = {
     "data.repeats",
     "training.batch_size",
     "training.gradient_accumulation_steps",
-    "concepts.0.pictures",
-    "concepts.0.templates",
+    "concepts.pictures",
+    "concepts.templates",
 }
 """Fields that may change; batch, pictures and templates are compared by what they come to, a family the base knows."""
+
+
+def is_free(name: str) -> bool:
+    """Whether a field of a recipe, by its dotted name, may change when a run is resumed."""
+    return re.sub(r"^concepts\.\d+", "concepts", name) in FREE_FIELDS
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,8 @@ class Checkpoint:
     facts: Mapping[str, Any]
     """`recipe`, `pictures` (names and hashes), `batch` (global), `arithmetic`."""
     path: Path
-    best: Best | None = None
+    best: Mapping[str, Best] = field(default_factory=dict)
+    """Of each word, by token."""
 
     @property
     def seed(self) -> int:
@@ -73,9 +79,19 @@ class Checkpoint:
         return int(self.facts["recipe"]["training"]["seed"])
 
     @property
-    def micro_batch(self) -> int:
+    def failed(self) -> Mapping[str, str]:
+        """Why concepts were no longer learned, by token."""
+        return self.facts.get("failed", {})
+
+    @property
+    def at_once(self) -> int:
         """Pictures that went through the model at once."""
         return int(self.facts["arithmetic"].get("micro-batch", 0))
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the denoiser was compiled."""
+        return self.facts["arithmetic"].get("compiled") == "True"
 
 
 class Run:
@@ -137,23 +153,29 @@ class Run:
 
     def begin(self, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
         """Write the recipe and make the folder say only what happened up to the checkpoint."""
-        disk.sweep(self.folder)
-        for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
-            disk.sweep(folder)
         step = checkpoint.step if checkpoint else 0
+        places = self.places(recipe)
+        for place in (own for own in {self.folder, *places.values()} if own.is_dir()):
+            for folder in [place, *(path for path in place.iterdir() if path.is_dir())]:
+                disk.sweep(folder)
         stale = [path for at, path in self.checkpoints() if at > step]
-        stale += [part for at, path in self.words() if at > step for part in formats.parts_of(path)]
         if checkpoint is None:
-            names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
+            names = ["log.jsonl", "recipe.toml", *RESULTS, layout.WORDS, *self._pipeline()]
             stale += [path for name in names if (path := self.folder / name).exists()]
             stale += [path for path in [self.logs(recipe)] if path.parent == self.folder.resolve() and path.exists()]
+            stale += _later_words(self.folder, 0) + _best_words(self.folder)
         else:
-            stale += [path for at, path in layout.grids(self.samples) if at > step]
-        if checkpoint is None or checkpoint.best is None:
-            stale += [part for path in self.folder.glob(f"{BEST}.*") for part in formats.parts_of(path)]
+            for token, place in places.items():
+                stale += _later_words(place, step)
+                stale += [path for at, path in layout.grids(place / layout.SAMPLES) if at > step]
+                stale += _best_words(place) if token not in checkpoint.best else []
         if stale:
             self._set_aside(stale)
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
+        if len(places) > 1:  # each word's folder is one that the other commands take for a run's
+            for wanted in recipe.concepts:
+                places[wanted.token].mkdir(parents=True, exist_ok=True)
+                disk.write(places[wanted.token] / "recipe.toml", tomli_w.dumps(recipe.alone(wanted).to_dict()))
         kept = [line for line in self.log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -166,9 +188,14 @@ class Run:
             return []
         return [index.name, *(name for name in parts if not name.startswith("_"))]
 
+    def places(self, recipe: Recipe) -> dict[str, Path]:
+        """Return each word's folder by its token: the run's own, or where there are several, one of its own."""
+        tokens = [concept.token for concept in recipe.concepts]
+        return dict(zip(tokens, layout.places(self.folder, [formats.stem_of(t) for t in tokens]), strict=True))
+
     def words(self) -> list[tuple[int, Path]]:
         """Return the periodically written words by step."""
-        return sorted((at, path) for path in self.folder.iterdir() if (at := _step_of(WORD, path)) >= 0)
+        return words_in(self.folder)
 
     def _set_aside(self, paths: Sequence[Path]) -> None:
         """Move what an earlier run left out of the way; nothing is deleted."""
@@ -177,17 +204,24 @@ class Run:
             number += 1
         aside.mkdir()
         for path in paths:
-            path.rename(aside / path.name)
+            to = aside / path.relative_to(self.folder) if path.is_relative_to(self.folder) else aside / path.name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(to)
         names = ", ".join(path.name for path in paths)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
 
     def keep(
-        self, step: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any], best: Best | None = None
+        self,
+        step: int,
+        arrays: Mapping[str, np.ndarray],
+        facts: Mapping[str, Any],
+        best: Mapping[str, Best] | None = None,
     ) -> Path:
         """Write a checkpoint; it appears whole or not at all."""
-        if best:
-            arrays = {**arrays, **{f"{_BEST}{encoder}": rows for encoder, rows in best.rows.items()}}
-            facts = {**facts, "best": {"step": best.step, "loss": best.loss}}
+        best = best or {}
+        for i, own in enumerate(best.values()):
+            arrays = {**arrays, **{f"{_BEST}{i}.{encoder}": rows for encoder, rows in own.rows.items()}}
+        facts = {**facts, "best": {token: {"step": own.step, "loss": own.loss} for token, own in best.items()}}
         tensors = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
         words = json.dumps({"step": step, "version": __version__, **facts}, indent=1)
 
@@ -204,11 +238,6 @@ class Run:
                 shutil.rmtree(path)
 
     # Log
-
-    @property
-    def samples(self) -> Path:
-        """The folder of validation pictures."""
-        return self.folder / layout.SAMPLES
 
     def logs(self, recipe: Recipe) -> Path:
         """Return the folder of a tracker's files: inside the run's own, unless the recipe says another place."""
@@ -237,7 +266,22 @@ class Run:
 
 
 _BEST = "best."
-"""What the names of the best rows begin with among a checkpoint's arrays."""
+"""What the names of the best rows begin with among a checkpoint's arrays; after it the word's number and encoder."""
+
+
+def words_in(folder: Path) -> list[tuple[int, Path]]:
+    """Return the periodically written words in a folder by step."""
+    return sorted((at, path) for path in folder.iterdir() if (at := _step_of(WORD, path)) >= 0)
+
+
+def _later_words(place: Path, step: int) -> list[Path]:
+    """Return the files of words that were written after a step."""
+    left = words_in(place) if place.is_dir() else []
+    return [part for at, path in left if at > step for part in formats.parts_of(path)]
+
+
+def _best_words(place: Path) -> list[Path]:
+    return [part for path in place.glob(f"{BEST}.*") for part in formats.parts_of(path)]
 
 
 def _step_of(pattern: re.Pattern[str], path: Path) -> int:
@@ -255,8 +299,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             if not isinstance(facts[name], kind):
                 raise TypeError(f"{name} is {facts[name]!r}")
         int(facts["recipe"]["training"]["seed"])
-        rows = {name.removeprefix(_BEST): arrays.pop(name) for name in list(arrays) if name.startswith(_BEST)}
-        best = Best(int(facts["best"]["step"]), float(facts["best"]["loss"]), rows) if "best" in facts else None
+        best = {}
+        for i, (token, own) in enumerate(facts.get("best", {}).items()):
+            start = f"{_BEST}{i}."
+            rows = {name.removeprefix(start): arrays.pop(name) for name in list(arrays) if name.startswith(start)}
+            best[token] = Best(int(own["step"]), float(own["loss"]), rows)
         return Checkpoint(int(facts["step"]), arrays, facts, path, best)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
@@ -266,7 +313,7 @@ def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     """Raise RunError naming both values if a resumed run would not be the same run; say what else changed."""
     old, new = flat(checkpoint.facts["recipe"]), flat(facts["recipe"])
     changed = {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
-    fixed = {k: v for k, v in changed.items() if k not in FREE_FIELDS and k.partition(".")[0] not in FREE}
+    fixed = {k: v for k, v in changed.items() if not is_free(k) and k.partition(".")[0] not in FREE}
     if checkpoint.facts["batch"] != facts["batch"]:
         fixed["global batch"] = (checkpoint.facts["batch"], facts["batch"])
     was, now = checkpoint.facts["pictures"], facts["pictures"]

@@ -233,10 +233,28 @@ class EngineRecipe:
     far as memory allows, which is faster and the same step. 0 counts what fits; as batch_size it keeps them apart."""
     allow_tf32: bool = False
     """Allow TF32 matrix products on NVIDIA Ampere GPUs and later: faster fp32, slightly less exact."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the denoiser with torch.compile: 'auto' on an NVIDIA GPU where it saves more than it takes over the run;
+    'on' takes a minute or two before the first step."""
+    memory: Literal["auto", "low", "lowest"] = "auto"
+    """'low' is for small GPUs: gradient checkpointing, one picture at a time, and the denoiser in bf16 unless
+    mixed_precision says fp16. 'lowest' also holds it in 8 bits, and the text encoders in half the bytes."""
+    deterministic: bool = False
+    """Have the same numbers in every run on a GPU too, which is slower. On a CPU they are the same anyway."""
 
     def __post_init__(self) -> None:
         settle_types(self)
         at_least(0, pictures_at_once=self.pictures_at_once)
+
+    @property
+    def precision(self) -> Precision:
+        """What the denoiser computes in."""
+        return "bf16" if self.memory != "auto" and self.mixed_precision == "no" else self.mixed_precision
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are computed again in the backward pass instead of kept."""
+        return self.gradient_checkpointing or self.memory != "auto"
 
 
 @dataclass(frozen=True)

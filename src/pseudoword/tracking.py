@@ -63,9 +63,12 @@ class Trackers:
 
     def report(self, progress: Progress) -> None:
         """Log a step's numbers, and its pictures if it has any."""
-        values = {"loss": mean(progress.loss), "lr": progress.lr} if progress.loss else {}
-        if progress.fixed_draw_loss:
-            values["fixed_draw_loss"] = mean(progress.fixed_draw_loss)
+        values = {"lr": progress.lr} if progress.loss else {}
+        for name, by_token in (("loss", progress.loss), ("fixed_draw_loss", progress.fixed_draw_loss)):
+            if by_token:
+                values[name] = mean(by_token)
+            if len(by_token) > 1:
+                values |= {f"{name}/{token}": loss for token, loss in by_token.items()}
         if values:
             self._each(lambda tracker: tracker.log(values, step=progress.step))
 

@@ -7,20 +7,19 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pseudoword import card, engines, formats, hub, schedules
-from pseudoword.batch import Draw
+from pseudoword.batch import Pair
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
-from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset
 from pseudoword.errors import RunError, TrainingStopped
-from pseudoword.evaluate.validator import Validator
+from pseudoword.evaluate.validator import Validator, prompts_of
 from pseudoword.job import Job, in_steps, prepare
-from pseudoword.progress import Progress
+from pseudoword.progress import Progress, mean
 from pseudoword.recipe import Recipe
 from pseudoword.run import BEST, Run
 from pseudoword.tracking import Trackers
@@ -51,31 +50,25 @@ def train(
     with _opened(engine, recipe) as run:
         pushes = hub.Pushes(recipe.output, hub_token)
         job = prepare(engine, run, recipe, dataset, resume, pushes)
-        recipe, source, shares, start, steps = job.recipe, job.source, job.shares, engine.step_number, job.steps
+        recipe, start, steps = job.recipe, engine.step_number, job.steps
 
-        # Every step is a function of its number: the learning rate, the draws, and so the batch.
-        peak = recipe.schedule.learning_rate * (job.batch if recipe.schedule.scale_lr else 1)
-        batches = source.batches(_draws(range(start, steps), shares, job))
+        # Every step is a function of its number: the learning rate, the draws, and so the batches.
+        peak = recipe.schedule.learning_rate * (job.portions.batch if recipe.schedule.scale_lr else 1)
         validator = _validator(engine, run, job)
-        with _tracked(engine, run, recipe, start) as trackers:
-            if start < steps:
-                log.info("Training %s: steps %d to %d, %d pictures a step", job.token, start + 1, steps, job.batch)
-            else:
-                log.info("Nothing left to train: %d of %d steps are done; writing the outputs again", start, steps)
+        with _tracked(engine, run, recipe, start) as trackers, _Batches(job, start) as batches:
+            _say_what_begins(job, start)
             _look(engine, run, job, validator, trackers)
 
             for step in range(start, steps):
                 began = time.perf_counter()
                 lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
-                try:
-                    loss = engine.step(examples.take(batches, sum(map(len, shares))), lr)
-                except NonFiniteLoss as error:
-                    raise _stopped(run, error, recipe) from error
+                loss = _step(engine, run, job, batches, step, lr)
                 seconds = time.perf_counter() - began
                 stopping = stop is not None and engine.any(stop()) and step + 1 < steps
 
                 # What it left: numbers in the log, files that are due, then pictures, whose making takes longest.
-                progress = Progress(step + 1, steps, loss, lr, seconds, fixed_draw_loss=validator.measure(step + 1))
+                fixed = validator.measure(step + 1)
+                progress = Progress(step + 1, steps, loss, lr, seconds, fixed_draw_loss=fixed, failed=dict(job.failed))
                 engine.on_main(lambda done=progress: run.report(done))
                 saved = _keep(engine, run, job, validator, progress, stopping)
                 pictures = () if stopping else validator.sample(step + 1)
@@ -86,11 +79,49 @@ def train(
                 if stopping:
                     return
 
-        word = job.concept(engine.rows()[job.token], max(start, steps))
+        words = [job.concept(lesson, engine.rows()[lesson.token], max(start, steps)) for lesson in job.lessons]
         pushes.wait()  # while one is under way the Hub's client has its limits, for everybody in this process
-        engine.on_main(lambda: _finish(run, job, word, validator))
+        engine.on_main(lambda: _finish(run, job, words, validator))
         if engine.is_main:  # alone: the other processes do not wait for the Hub
             pushes.finish()
+
+
+# The step
+
+
+class _Batches:
+    """What the steps see, in their order; made anew from a step on when a concept is given up."""
+
+    def __init__(self, job: Job, start: int) -> None:
+        self._job = job
+        self._made = job.micro_batches(start)
+
+    def __enter__(self) -> _Batches:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._made.close()
+
+    def next(self) -> list[Pair]:
+        return next(self._made)
+
+    def again(self, step: int) -> None:
+        self._made.close()
+        self._made = self._job.micro_batches(step)
+
+
+def _step(engine: Engine, run: Run, job: Job, batches: _Batches, step: int, lr: float) -> dict[str, float]:
+    """Carry out a step; of several concepts, those that it cannot be carried out for are given up, the rest goes on."""
+    while True:
+        try:
+            return engine.step(batches.next(), lr)
+        except NonFiniteLoss as error:
+            if len(error.reasons) == len(job.lessons):
+                raise _stopped(run, error, job.recipe) from error
+            for token, reason in error.reasons.items():
+                log.warning("%s is given up because %s; the other concepts go on.", token, reason)
+            job.give_up(error.reasons)
+            batches.again(step)
 
 
 # Around the loop
@@ -116,27 +147,23 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
         run.close()
 
 
-def _draws(steps: range, shares: list[list[int]], job: Job) -> Iterator[Draw]:
-    """Yield the draws of every micro-batch of this process, in the order of training."""
-    for step in steps:
-        for share in shares:
-            yield from schedules.draws(
-                job.seed,
-                job.token,
-                step,
-                share,
-                job.batch,
-                flip_p=job.source.flip_p,
-                num_timesteps=job.family.num_timesteps,
-                latent_shapes=job.source.latent_shapes,
-            )
+def _say_what_begins(job: Job, start: int) -> None:
+    """Say what is learned, and how much of it at a step."""
+    told, pictures = " ".join(lesson.token for lesson in job.lessons), job.portions.batch * len(job.lessons)
+    if start < job.steps:
+        log.info("Training %s: steps %d to %d, %d pictures a step", told, start + 1, job.steps, pictures)
+    else:
+        log.info("Nothing left to train: %d of %d steps are done; writing the outputs again", start, job.steps)
 
 
 def _validator(engine: Engine, run: Run, job: Job) -> Validator:
-    """Return what looks at the word along the way, with the best step that a resumed run knew."""
-    every = in_steps(job.recipe.validation.validation_steps, job.recipe, job.data, engine.processes)
-    validator = Validator(engine, job.family, job.recipe, job.source, run, seed=job.seed, steps=job.steps, every=every)
-    validator.best = job.checkpoint.best if job.checkpoint else None
+    """Return what looks at the words along the way, with the best steps that a resumed run knew."""
+    every = in_steps(job.recipe.validation.validation_steps, job.recipe, job.lessons[0].data, engine.processes)
+    places = run.places(job.recipe)
+    validator = Validator(
+        engine, job.family, job.recipe, job.lessons, places, job.portions, steps=job.steps, every=every
+    )
+    validator.best = dict(job.checkpoint.best) if job.checkpoint else {}
     return validator
 
 
@@ -152,15 +179,15 @@ def _tracked(engine: Engine, run: Run, recipe: Recipe, start: int) -> Iterator[T
 
 
 def _look(engine: Engine, run: Run, job: Job, validator: Validator, trackers: Trackers) -> None:
-    """Look at the word as training finds it, and leave on disk what a resumed run knew of the best step."""
+    """Look at the words as training finds them, and leave on disk what a resumed run knew of their best steps."""
     start = engine.step_number
     loss = {} if start else validator.measure(0)
     before = Progress(start, job.steps, {}, 0.0, 0.0, fixed_draw_loss=loss)
     if loss:
-        log.info("Fixed-draw loss before training: %.4f", loss[job.token])
+        log.info("Fixed-draw loss before training: %.4f", mean(loss))
         engine.on_main(lambda: run.report(before))
     if loss or start:  # on every process alike; only the main one knows the best
-        engine.on_main(lambda: _write_best(run, job, validator))
+        engine.on_main(lambda: _write_best(run, job, validator, list(validator.best)))
     _track(trackers, validator, dataclasses.replace(before, pictures=validator.sample(start)))
 
 
@@ -177,55 +204,60 @@ def _keep(
         return ()
 
     def write() -> tuple[Path, ...]:
-        kept = []
-        if validator.best and validator.best.step == step:
-            kept += _write_best(run, job, validator)
+        kept = _write_best(run, job, validator, [token for token, own in validator.best.items() if own.step == step])
         if step % output.save_steps == 0:
-            path = run.folder / f"learned_embeds-steps-{step}{output.suffix}"
-            kept += formats.write_each(job.concept(engine.rows()[job.token], step), path)
+            rows, places = engine.rows(), run.places(job.recipe)
+            for lesson in job.lessons:
+                path = places[lesson.token] / f"learned_embeds-steps-{step}{output.suffix}"
+                kept += formats.write_each(job.concept(lesson, rows[lesson.token], step), path)
         if checkpointing:
-            kept.append(run.keep(step, engine.snapshot(), job.facts, validator.best))
+            arrays = engine.snapshot([lesson.token for lesson in job.lessons])
+            kept.append(run.keep(step, arrays, job.facts, validator.best))
             run.rotate(output.checkpoints_total_limit)
         return tuple(kept)
 
     return engine.on_main(write)
 
 
-def _write_best(run: Run, job: Job, validator: Validator) -> list[Path]:
-    """Write the word as it was when its fixed-draw loss was lowest so far, if that is known."""
-    if validator.best is None:
-        return []
-    path = run.folder / f"{BEST}{job.recipe.output.suffix}"
-    return formats.write_each(job.concept(validator.best.rows, validator.best.step), path)
+def _write_best(run: Run, job: Job, validator: Validator, tokens: Sequence[str]) -> list[Path]:
+    """Write words as they were when their fixed-draw losses were lowest so far."""
+    places, written = run.places(job.recipe), []
+    for lesson in (own for own in job.lessons if own.token in tokens):
+        best = validator.best[lesson.token]
+        path = places[lesson.token] / f"{BEST}{job.recipe.output.suffix}"
+        written += formats.write_each(job.concept(lesson, best.rows, best.step), path)
+    return written
 
 
 def _track(trackers: Trackers, validator: Validator, progress: Progress) -> None:
     """Let the trackers have a step's numbers and pictures."""
     trackers.report(progress)
     if progress.pictures and trackers.open:
-        pictures = validator.samples.pictures(progress.step)
-        trackers.show(progress.step, list(zip(validator.options.validation_prompts, pictures, strict=True)))
+        trackers.show(progress.step, validator.shown(progress.step))
 
 
 def _push_along(engine: Engine, job: Job, pushes: hub.Pushes, progress: Progress) -> None:
     """Upload the word as it is after this step, if that is due, while training goes on."""
     if engine.is_main and pushes.is_due(progress.step, progress.steps):
-        word = job.concept(engine.rows()[job.token], progress.step)
+        [lesson] = job.lessons  # pushing is for a run of one concept
+        word = job.concept(lesson, engine.rows()[lesson.token], progress.step)
         pushes.begin(lambda folder: _write_word(job, word, folder))
 
 
-def _finish(run: Run, job: Job, word: Concept, validator: Validator) -> None:
-    """Write the learned word for every reader, and say which step was best."""
-    _write_word(job, word, run.folder)
-    if validator.options.validation_prompts and validator.samples.strip():
-        _write_card(job, word, run.folder)  # again: now there is a strip to show
+def _finish(run: Run, job: Job, words: Sequence[Concept], validator: Validator) -> None:
+    """Write the learned words for every reader, and say which step was best."""
+    places = run.places(job.recipe)
+    for word in words:
+        _write_word(job, word, places[word.token])
+        if validator.strip(word.token):
+            _write_card(job, word, places[word.token])  # again: now there is a strip to show
+        best = validator.best.get(word.token)
+        if best and best.step != job.steps:
+            at = f"after step {best.step}" if best.step else "before training"
+            name = (places[word.token] / f"{BEST}{job.recipe.output.suffix}").relative_to(run.folder)
+            log.info("The fixed-draw loss was lowest %s (%.4f); that word is in %s.", at, best.loss, name)
     if job.recipe.output.full_pipeline:
-        job.family.with_words([word]).save_pretrained(run.folder)
-    best = validator.best
-    if best and best.step != job.steps:
-        at = f"after step {best.step}" if best.step else "before training"
-        name = f"{BEST}{job.recipe.output.suffix}"
-        log.info("The fixed-draw loss was lowest %s (%.4f); that word is in %s.", at, best.loss, name)
+        job.family.with_words(words).save_pretrained(run.folder)
 
 
 def _write_word(job: Job, word: Concept, folder: Path) -> None:
@@ -241,7 +273,9 @@ def _write_word(job: Job, word: Concept, folder: Path) -> None:
 
 
 def _write_card(job: Job, word: Concept, folder: Path) -> None:
-    card.write_card(word, job.recipe, job.batch, folder, job.recipe.validation.validation_prompts)
+    [wanted] = [concept for concept in job.recipe.concepts if concept.token == word.token]
+    recipe = job.recipe.alone(wanted)
+    card.write_card(word, recipe, job.portions.batch, folder, prompts_of(job.recipe, word.token))
 
 
 def _stopped(run: Run, error: NonFiniteLoss, recipe: Recipe) -> TrainingStopped:

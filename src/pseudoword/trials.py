@@ -21,7 +21,7 @@ from pseudoword.errors import Interrupted, PseudowordError, RecipeError, RunErro
 from pseudoword.evaluate.words import Asked, Word, words_of
 from pseudoword.interruption import Interruption
 from pseudoword.recipe import ConceptRecipe, Data, Recipe, parse_steps
-from pseudoword.run import FREE_FIELDS, Run, read_checkpoint
+from pseudoword.run import Run, is_free, read_checkpoint
 from pseudoword.toybox import suite
 from pseudoword.toybox.suite import Subject
 from pseudoword.training import train
@@ -75,7 +75,7 @@ class Trial:
 
 def _told(recipe: Recipe) -> dict[str, Any]:
     """Return what makes a run this one, by dotted name; what resuming may change stands there by what it comes to."""
-    values = {name: value for name, value in recipe.of_the_word().items() if name not in FREE_FIELDS}
+    values = {name: value for name, value in recipe.of_the_word().items() if not is_free(name)}
     training, model = recipe.training, Path(recipe.base.model).expanduser()
     values["base.model"] = str(model.resolve()) if model.exists() else recipe.base.model
     values["schedule.steps"] = " ".join(map(str, parse_steps(recipe.schedule.steps)))

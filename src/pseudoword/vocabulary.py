@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pseudoword.placeholder import check_token, vector_tokens
 
 log = logging.getLogger(__name__)
 
+TOKENIZING = threading.Lock()
+"""Tokenizers are not made for threads; batches are prepared on one while pictures are sampled on another."""
 LentRows = Mapping[str, Float[np.ndarray, "rows width"]]
 
 
@@ -132,6 +135,12 @@ class Words:
                 f"choose another, such as '<{token.strip('<>')}>'."
             )
 
+    def alone(self, token: str) -> Words:
+        """Return this tokenizer with one of the lent words, under the ids that it has here."""
+        own = Words(self.tokenizer, self.size)
+        own.add(token, self._ids[token])
+        return own
+
     # Prompts to ids
 
     def encode(self, text: str) -> Encoded:
@@ -175,7 +184,8 @@ class Words:
         return word, [self._ids[word][int(number)]]
 
     def _plain_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        with TOKENIZING:
+            return self.tokenizer(text, add_special_tokens=False).input_ids
 
 
 class Vocabulary(Words):

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 
 from pseudoword.progress import Progress, mean
@@ -69,6 +69,7 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
             "saved": saved,
             "fixed_draw_loss": dict(p.fixed_draw_loss),
             "pictures": [str(path) for path in p.pictures],
+            "failed": dict(p.failed),
         }
         print(json.dumps(line), flush=True)
         yield p
@@ -90,9 +91,15 @@ def _lines(run: Iterable[Progress]) -> Progress | None:
 def _sentence(p: Progress, losses: deque[float], pace: float) -> str:
     left = round(pace * (p.steps - p.step))
     loss = sum(losses) / len(losses)
-    kept = "".join(f"  kept {path.name}" for path in p.saved) + "".join(f"  sampled {path.name}" for path in p.pictures)
+    kept = "".join(f"  {told}" for told in _left(p))
     fixed = f"  fixed-draw loss {mean(p.fixed_draw_loss):.4f}" if p.fixed_draw_loss else ""
     return f"step {p.step}/{p.steps}  loss {loss:.4f}  lr {p.lr:.2e}  {pace:.2f} s a step  {left} s left{fixed}{kept}"
+
+
+def _left(p: Progress) -> list[str]:
+    """Return what a step left on disk; files of one name, as several words leave them, are told once."""
+    told = Counter([f"kept {path.name}" for path in p.saved] + [f"sampled {path.name}" for path in p.pictures])
+    return [name if count == 1 else f"{name} of {count} words" for name, count in told.items()]
 
 
 def _bar(run: Iterable[Progress]) -> Progress | None:
@@ -118,8 +125,6 @@ def _bar(run: Iterable[Progress]) -> Progress | None:
             bar.update(task, completed=last.step, loss=sum(losses) / len(losses))
             if last.fixed_draw_loss:
                 bar.update(task, fixed=f"  fixed-draw loss {mean(last.fixed_draw_loss):.4f}")
-            for path in last.saved:
-                bar.console.print(f"kept {path.name}")
-            for path in last.pictures:
-                bar.console.print(f"sampled {path.name}")
+            for told in _left(last):
+                bar.console.print(told)
     return last

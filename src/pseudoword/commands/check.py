@@ -36,22 +36,29 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword.checking import check
+    from pseudoword.checking import check, timed
 
-    told = check(recipe_of(options), time=options.time)
-    if options.json:
-        print(json.dumps(told, indent=1))
+    recipe = recipe_of(options)
+    if len(recipe.concepts) == 1:
+        found = [check(recipe, time=options.time)]
     else:
-        _print(told)
-    if told["refused"] is not None and not options.json:
-        print(f"error: {told['refused']}", file=sys.stderr)
-    return 0 if told["starts"] else 1
+        found = [{"token": own.token, **check(recipe.alone(own))} for own in recipe.concepts]
+        if options.time and any(told["starts"] for told in found):
+            found[-1]["time"] = timed(recipe)  # of all of them together
+    if options.json:
+        print(json.dumps(found if len(recipe.concepts) > 1 else found[0], indent=1))
+    else:
+        for told in found:
+            _print(told)
+    return 0 if all(told["starts"] for told in found) else 1
 
 
 def _print(told: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+    if "token" in told:
+        console.print(f"{told['token']}:")
     for table in (_pictures(told["pictures"]), _captions(told["captions"])):
         if table.row_count:
             console.print(table)
@@ -60,8 +67,7 @@ def _print(told: dict[str, Any]) -> None:
         console.print(f"diffusers' own loader reads differently: {difference}.")
     if memory := told.get("memory"):
         parts = " + ".join(f"{name} {_size(size)}" for name, size in memory["weights"].items())
-        kept = memory["kept_for_gradient"]
-        step = "gradient checkpointing keeps little more" if kept is None else f"a step {_size(kept)}"
+        step = f"a step {_size(memory['kept_for_gradient'])}"
         console.print(f"Memory: about {_size(memory['total'])} ({parts} + {step}); {memory['basis']}.")
     if time := told.get("time"):
         whole = time["seconds"] / 60
@@ -70,6 +76,8 @@ def _print(told: dict[str, Any]) -> None:
         console.print("Time: not measured; --time loads the model and times a few steps.")
     if told["starts"]:
         console.print("Training would start.")
+    if told["refused"] is not None:
+        print(f"error: {told['refused']}", file=sys.stderr)
 
 
 def _size(count: int) -> str:

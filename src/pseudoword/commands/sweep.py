@@ -98,7 +98,12 @@ def _recipe(options: Options) -> Recipe:
 
     if options.recipe is None:
         return trials.plain_recipe()
-    return trials.read(options.recipe) if options.suite else recipe.Recipe.read(options.recipe)
+    read = trials.read(options.recipe) if options.suite else recipe.Recipe.read(options.recipe)
+    if len(read.concepts) > 1:
+        raise RecipeError(
+            f"{options.recipe} has {len(read.concepts)} concepts, but a sweep trains words one by one; leave one in it."
+        )
+    return read
 
 
 def _trials(options: Options, recipe: Recipe, name: str, output: Path) -> list[Trial]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Generic, Optional, TypeVar
 import tyro
 
 from pseudoword.errors import RecipeError
+from pseudoword.layout import WORDS
 from pseudoword.methods import OPTIONS
 from pseudoword.recipe import (
     BaseModel,
@@ -49,7 +51,9 @@ class RecipeOptions(Generic[M]):
     method: str = "classic"
     """How the word's rows are parametrised and updated; decides which options it has."""
     recipe: Optional[Path] = None
-    """A recipe file (TOML), such as the recipe.toml in a run's folder."""
+    """A recipe file (TOML), such as the recipe.toml in a run's folder. It may have several [[concepts]]."""
+    further: Annotated[tuple[ConceptRecipe, ...], tyro.conf.Suppress] = ()
+    """The other concepts of such a file."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,20 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword.training import train
 
     recipe = recipe_of(options)
-    carry_out(lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume latest", as_json=options.json)
+    last = carry_out(
+        lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume latest", as_json=options.json
+    )
+    failed = dict(last.failed) if last else {}
     if watch.is_main_process() and not options.json:
-        [concept] = recipe.concepts
-        print(f"The word {concept.token} is in {recipe.output.folder}.")
-    return 0
+        learned = [concept.token for concept in recipe.concepts if concept.token not in failed]
+        folder = recipe.output.folder if len(recipe.concepts) == 1 else str(Path(recipe.output.folder) / WORDS)
+        print(
+            f"The word {learned[0]} is in {folder}." if len(learned) == 1 else f"{len(learned)} words are in {folder}."
+        )
+    if watch.is_main_process():
+        for token, reason in failed.items():
+            print(f"error: {token} was not learned: {reason}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def parse(arguments: Sequence[str]) -> Options[Any]:
@@ -113,7 +126,13 @@ def options_of(kind: type[Kind], arguments: Sequence[str], prog: str, descriptio
 def recipe_of(options: RecipeOptions[Any]) -> Recipe:
     """Return the recipe that the options make."""
     sections = {name: getattr(options, name) for name in SECTIONS}
-    return Recipe(concepts=(options.concept,), method=options.method_options, **sections)
+    concepts = (options.concept, *options.further)
+    if options.further and options.concept != Recipe.read(options.recipe or "").concepts[0]:
+        raise RecipeError(
+            f"{options.recipe} has {len(concepts)} concepts, so options of one, such as --token, cannot say which is "
+            "meant; change them in the file."
+        )
+    return Recipe(concepts=concepts, method=options.method_options, **sections)
 
 
 SECTIONS = ("base", "data", "training", "schedule", "engine", "validation", "output")
@@ -133,6 +152,12 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 def _options(path: Path, kind: type[Kind]) -> Kind:
     recipe = Recipe.read(path)
     sections = {name: getattr(recipe, name) for name in SECTIONS}
+    first, *further = recipe.concepts
     return kind(
-        concept=recipe.concepts[0], method_options=recipe.method, method=recipe.method.name, recipe=path, **sections
+        concept=first,
+        further=tuple(further),
+        method_options=recipe.method,
+        method=recipe.method.name,
+        recipe=path,
+        **sections,
     )

@@ -22,7 +22,7 @@ from pseudoword.data.framing import Placement
 from pseudoword.data.items import Ids, ReadItem
 from pseudoword.data.pictures import FramedPictures
 from pseudoword.errors import CaptionError
-from pseudoword.vocabulary import Vocabulary
+from pseudoword.vocabulary import Words
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Streamed:
 
 def prepare(
     dataset: Dataset | FramedPictures,
-    vocabularies: Mapping[str, Vocabulary],
+    vocabularies: Mapping[str, Words],
     tokens: Sequence[str],
     encode_images: EncodeImages,
     *,
@@ -190,7 +190,7 @@ def _cached(
     return Cached(views, ids, flip_p)
 
 
-def captions_of(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> CaptionOf:
+def captions_of(captions: Captions, vocabularies: Mapping[str, Words]) -> CaptionOf:
     """Return how a draw's captions are read; CaptionError if one of them, in any order of its tags, loses the word."""
     for name, text in captions.hardest():
         caption_ids(text, vocabularies, captions.token, name)
@@ -205,7 +205,7 @@ def captions_of(captions: Captions, vocabularies: Mapping[str, Vocabulary]) -> C
     return of
 
 
-def caption_ids(text: str, vocabularies: Mapping[str, Vocabulary], token: str, name: str = "") -> Ids:
+def caption_ids(text: str, vocabularies: Mapping[str, Words], token: str, name: str = "") -> Ids:
     """Return a caption's ids for each text encoder; CaptionError, saying where it is from, unless it holds the word."""
     caption = f"The caption {text!r}{name and f' ({name})'}"
     ids = {}

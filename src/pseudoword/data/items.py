@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pseudoword.data.dataset import Dataset
 from pseudoword.data.framing import Placement
 from pseudoword.errors import CaptionError
-from pseudoword.vocabulary import Vocabulary
+from pseudoword.vocabulary import Words
 
 Ids = Mapping[str, Int[np.ndarray, " tokens"]]
 
@@ -29,7 +29,7 @@ class Item:
 ReadItem = Callable[[Mapping[str, Any]], Item]
 
 
-def reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], tokens: Sequence[str]) -> ReadItem:
+def reader(dataset: Dataset, vocabularies: Mapping[str, Words], tokens: Sequence[str]) -> ReadItem:
     """Return how items of a dataset are read: pixels as an array, its tokenizers' ids of the word as our row ids.
 
     For several text encoders an item has `input_ids_1`, `input_ids_2`, … in their order, as in the guide's script.
@@ -60,7 +60,7 @@ def reader(dataset: Dataset, vocabularies: Mapping[str, Vocabulary], tokens: Seq
     return read
 
 
-def _rows(dataset: Dataset, number: int, vocabulary: Vocabulary, tokens: Sequence[str]) -> dict[int, int]:
+def _rows(dataset: Dataset, number: int, vocabulary: Words, tokens: Sequence[str]) -> dict[int, int]:
     """Return our ids of the word's rows by the ids that the dataset's own tokenizer has for them."""
     first = vocabulary.size
     tokenizer = getattr(dataset, f"tokenizer_{number + 1}", None) or (
@@ -78,7 +78,7 @@ class _Caption:
 
     name: str
     encoder: str
-    vocabulary: Vocabulary
+    vocabulary: Words
     rows: Mapping[int, int]
     tokens: Sequence[str]
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import metadata
 from typing import Any, TypeVar, cast
 
@@ -19,16 +18,17 @@ from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_
 from jaxtyping import Float
 
 from pseudoword import objectives
-from pseudoword.batch import Batch, Draw
+from pseudoword.batch import Batch, Draw, Pair, parts
 from pseudoword.contracts import Family, Method, NonFiniteLoss
-from pseudoword.errors import RecipeError, RunError, TrainingStopped
+from pseudoword.engines import compiling, switches, updates
+from pseudoword.engines.updates import Params
+from pseudoword.errors import RecipeError, RunError, TrainingStopped, first_line
 from pseudoword.families import memory
 from pseudoword.recipe import EngineRecipe
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Params = dict[str, torch.Tensor]
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -43,7 +43,7 @@ class TorchEngine:
         if self.place.distributed_type == DistributedType.XLA:
             raise RecipeError("The torch engine does not run on TPUs (a JAX engine will); use a GPU or CPU.")
         self.device = torch.device(self.place.device or "cpu")
-        self.dtype = DTYPES[options.mixed_precision]
+        self.dtype = DTYPES[options.precision]
         self.is_main: bool = self.place.is_main_process
         self.processes: int = self.place.num_processes
         if launched != self.processes:
@@ -56,20 +56,16 @@ class TorchEngine:
         self.params: list[Params] = []
         self.state: list[Params] = []
         self.step_number = 0
-        self.loss_scale = 2.0**16 if options.mixed_precision == "fp16" else 1.0
+        self.loss_scale = 2.0**16 if options.precision == "fp16" else 1.0
         self.good_steps = 0
         self.largest = sys.maxsize
         """Pictures that fit into memory at once, as far as is known."""
-        if options.xformers:
-            _check_xformers(self.device)
+        self.compiled = False
+        switches.check(options, self.device)
 
     def prepare(self, family: Family) -> None:
-        """Put the frozen base on the device in this engine's precision."""
-        family.to(self.device, self.dtype)
-        if self.options.xformers:
-            family.use_xformers()
-        if self.options.gradient_checkpointing:
-            family.checkpoint_gradients()
+        """Put what encodes pictures on the device; the rest of the base follows when training starts."""
+        family.bring_vae(self.device)
 
     def start(
         self,
@@ -86,20 +82,65 @@ class TorchEngine:
             self._tensors({**method.state(p), **earlier.get(token, {})}) for token, p in zip(rows, params, strict=True)
         ]
         self.params = [self._tensors(p) for p in params]
+        self._bring(family)
+
+    def _bring(self, family: Family) -> None:
+        """Put the frozen base on the device in this engine's precision; what is idle by now is no longer there."""
+        on_gpu, half = self.device.type == "cuda", self.dtype != torch.float32
+        family.bring(self.device, self.dtype, eight_bits=self.options.memory == "lowest", channels_last=on_gpu and half)
+        if self.options.xformers:
+            family.use_xformers()
+        if self.options.recomputes:
+            family.checkpoint_gradients()
+
+    def compile(self, first: Sequence[Pair], steps: int, known: bool | None) -> bool:
+        """Compile the denoiser if that is wanted, or pays over so many steps; see `contracts.Engine`."""
+        wanted = {"on": True, "off": False, "auto": known}[self.options.compile]
+        if wanted is None:
+            wanted = self.on_main(
+                lambda: compiling.pays(self.device.type, self.family.layers, steps, self._timer(first))
+            )
+        if wanted:
+            one_shape = len({batch.mean.shape for batch, _ in first}) == 1
+            # Graphs are replayed on CUDA: the host then launches one for a pass instead of thousands of kernels.
+            replayed = self.device.type == "cuda" and one_shape
+            self.family.compile(mode="reduce-overhead" if replayed else "default", dynamic=False if one_shape else None)
+            self.compiled = True
+            log.info("Compiling the denoiser: the first step takes minutes")
+            list(self._as_fits(first, self._differentiation(self._leaves(), self._counts(first))))
+        return self.compiled
+
+    def _timer(self, pairs: Sequence[Pair]) -> Callable[[], float]:
+        """Return what times the passes of a step, after one that warms up."""
+
+        def seconds() -> float:
+            took = 0.0
+            for _ in range(2):
+                began = time.perf_counter()
+                for loss, _ in self._as_fits(pairs, self._differentiation(self._leaves(), self._counts(pairs))):
+                    loss.tolist()
+                took = time.perf_counter() - began
+            return took
+
+        return seconds
+
+    def _without_compiling(self, error: Exception) -> bool:
+        """Go on without a compiler that has failed; whether there was one."""
+        if not self.compiled:
+            return False
+        log.warning("torch.compile failed (%s); going on without it, which is slower.", first_line(error))
+        self.family.compile(None)
+        self.compiled = False
+        return True
 
     # Processes
 
-    def shares(self, batch_size: int, gradient_accumulation_steps: int, at_once: int) -> list[list[int]]:
-        """Return this process' micro-batches of a step: indices into the concept's global batch."""
+    def share(self, batch_size: int, gradient_accumulation_steps: int) -> list[int]:
+        """Return this process' pictures of a step: indices into each concept's own global batch."""
         first = self.place.process_index * batch_size
         stride = self.processes * batch_size
-        own = [
-            micro * stride + first + picture
-            for micro in range(gradient_accumulation_steps)
-            for picture in range(batch_size)
-        ]
-        together = max(1, at_once // batch_size) * batch_size
-        return [own[i : i + together] for i in range(0, len(own), together)]
+        micro_batches = range(gradient_accumulation_steps)
+        return [micro * stride + first + picture for micro in micro_batches for picture in range(batch_size)]
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the device."""
@@ -132,45 +173,49 @@ class TorchEngine:
 
     # The step
 
-    def step(self, micro_batches: Sequence[tuple[Batch, Draw]], lr: float) -> dict[str, float]:
+    def step(self, micro_batches: Sequence[Pair], lr: float) -> dict[str, float]:
         """Carry out one optimizer step and return each concept's mean loss over its global batch.
 
         Raises NonFiniteLoss, with parameters and state as before the step, if a loss or gradient is not finite.
         """
+        own = [i for i, count in enumerate(self._counts(micro_batches)) if count]
         while True:
-            with _tf32(self.options.allow_tf32):
+            with switches.thrown(self.options):
                 losses, grads = self._gradients(micro_batches)
-            finite = all(g.isfinite().all().item() for block in grads for g in block.values())
-            if not torch.isfinite(losses).all():
-                raise NonFiniteLoss(f"the loss of step {self.step_number + 1} is {losses.tolist()}")
-            if finite:
+            updated = self._updated({i: grads[i] for i in own}, lr)
+            finite = [torch.stack([losses[i].isfinite(), *map(updates.finite, (grads[i], *updated[i]))]) for i in own]
+            # The one time in a step that the host waits for the device.
+            told = torch.cat([losses[own], torch.stack(finite).to(losses.dtype).flatten()]).tolist()
+            flags = [told[len(own) + 4 * i :][:4] for i in range(len(own))]
+            reasons = {self.tokens[i]: self._reason(flag) for i, flag in zip(own, flags, strict=True) if not all(flag)}
+            if not any(loss and not grad for loss, grad, *_ in flags) or self.loss_scale <= 1.0:
                 break
-            if self.loss_scale <= 1.0:
-                raise NonFiniteLoss(f"the gradient of step {self.step_number + 1} is not finite")
             self.loss_scale, self.good_steps = self.loss_scale / 2, 0  # fp16 overflow: the same draws again
-        updated = [
-            self.method.update(torch, params, self._clipped(own), state, lr, self.step_number)  # pyright: ignore[reportArgumentType]
-            for params, own, state in zip(self.params, grads, self.state, strict=True)
-        ]
-        if not all(value.isfinite().all() for both in updated for block in both for value in block.values()):
-            raise NonFiniteLoss(f"the update of step {self.step_number + 1} is not finite")
-        self.params, self.state = ([both[i] for both in updated] for i in range(2))
+        if reasons:
+            raise NonFiniteLoss(reasons)
+        for i, (params, state) in updated.items():
+            self.params[i], self.state[i] = params, state
         self.step_number += 1
         self._raise_loss_scale()
-        return dict(zip(self.tokens, losses.tolist(), strict=True))
+        return {self.tokens[i]: loss for i, loss in zip(own, told, strict=False)}
 
-    def _gradients(self, micro_batches: Sequence[tuple[Batch, Draw]]) -> tuple[torch.Tensor, list[Params]]:
-        """Return losses and unscaled gradients by concept, averaged over micro-batches and processes."""
-        leaves = [{name: p.detach().requires_grad_() for name, p in own.items()} for own in self.params]
+    def _reason(self, finite: Sequence[float]) -> str:
+        """Say what of a concept's step is not finite: its loss, its gradient, its parameters or its state."""
+        named = ("loss", "gradient", "update", "update")
+        return f"the {named[list(map(bool, finite)).index(False)]} of step {self.step_number + 1} is not finite"
+
+    def _counts(self, micro_batches: Sequence[Pair]) -> list[int]:
+        """Return how many pictures of each concept these are."""
+        whose = np.concatenate([batch.concept for batch, _ in micro_batches])
+        return np.bincount(whose, minlength=len(self.tokens)).tolist()
+
+    def _gradients(self, micro_batches: Sequence[Pair]) -> tuple[torch.Tensor, list[Params]]:
+        """Return losses and unscaled gradients by concept, averaged over its pictures and processes."""
+        leaves = self._leaves()
         flat = [p for own in leaves for p in own.values()]
         losses = torch.zeros(len(self.tokens), device=self.device)
         grads = [torch.zeros_like(p) for p in flat]
-
-        def differentiated(batch: Batch, draw: Draw, share: float) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-            loss = self._loss(leaves, batch, draw) * share
-            return loss.detach(), torch.autograd.grad(loss.sum() * self.loss_scale, flat)
-
-        for loss, found in self._as_fits(micro_batches, differentiated):
+        for loss, found in self._as_fits(micro_batches, self._differentiation(leaves, self._counts(micro_batches))):
             for total, grad in zip(grads, found, strict=True):
                 total += grad
             losses += loss
@@ -182,25 +227,41 @@ class TorchEngine:
         shaped = iter([part.view_as(p) for part, p in zip(parts, flat, strict=True)])
         return losses, [{name: next(shaped) for name in own} for own in leaves]
 
-    def _as_fits(self, pairs: Sequence[tuple[Batch, Draw]], work: Callable[[Batch, Draw, float], T]) -> Iterator[T]:
-        """Yield what `work` makes of as many pictures at once as fit into memory, given their share of them all."""
-        waiting = [part for pair in pairs for part in _parts(pair, self.largest)]
-        pictures = sum(len(batch.concept) for batch, _ in waiting)
+    def _leaves(self) -> list[Params]:
+        return [{name: p.detach().requires_grad_() for name, p in own.items()} for own in self.params]
+
+    def _differentiation(
+        self, leaves: Sequence[Params], counts: Sequence[int]
+    ) -> Callable[[Batch, Draw], tuple[torch.Tensor, Sequence[torch.Tensor]]]:
+        """Return what gives the losses of some pictures, and their scaled gradients."""
+        flat = [p for own in leaves for p in own.values()]
+
+        def differentiated(batch: Batch, draw: Draw) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+            loss = self._loss(leaves, batch, draw, counts)
+            return loss.detach(), torch.autograd.grad(loss.sum() * self.loss_scale, flat)
+
+        return differentiated
+
+    def _as_fits(self, pairs: Sequence[Pair], work: Callable[[Batch, Draw], T]) -> Iterator[T]:
+        """Yield what `work` makes of as many pictures at once as fit into memory."""
+        waiting = [part for pair in pairs for part in parts(pair, self.largest)]
         while waiting:
             batch, draw = waiting[0]
             try:
-                made = work(batch, draw, len(batch.concept) / pictures)
+                made = work(batch, draw)
             except RuntimeError as error:
                 if not memory.is_full(error):
+                    if self._without_compiling(error):
+                        continue
                     raise
                 self._halve(len(batch.concept))
-                waiting = [part for pair in waiting for part in _parts(pair, self.largest)]
+                waiting = [part for pair in waiting for part in parts(pair, self.largest)]
                 continue
             waiting.pop(0)
             yield made
 
     def _halve(self, size: int) -> None:
-        """Take half as many pictures at once from now on; the step's mean stays over all of them."""
+        """Take half as many pictures at once from now on; the step's means stay over all of them."""
         if size == 1:
             raise TrainingStopped(
                 "The device has not enough memory for one picture. Try gradient_checkpointing, mixed_precision, "
@@ -210,56 +271,71 @@ class TorchEngine:
         log.warning("Out of memory with %d pictures at once; going on with %d, the same step.", size, self.largest)
         memory.empty_cache()
 
-    def _loss(self, params: Sequence[Params], batch: Batch, draw: Draw) -> Float[torch.Tensor, " concepts"]:
-        """Return each concept's mean squared error over its pictures in this micro-batch (Gal et al. 2022, eq. 2).
+    def _loss(
+        self, params: Sequence[Params], batch: Batch, draw: Draw, counts: Sequence[int]
+    ) -> Float[torch.Tensor, " concepts"]:
+        """Return the squared error of each concept's pictures here over how many it has in all (Gal et al., eq. 2).
 
-        Where places are weighted, a picture's error is their weighted mean, so it does not depend on a mask's area.
+        Summed over a step, that is each concept's mean. Where places are weighted, a picture's error is their weighted
+        mean, so it does not depend on a mask's area.
         """
         family = self.family
-        rows = self._rows(params)
-        ids = {encoder: self._put(block) for encoder, block in batch.ids.items()}
         noise, timestep = self._put(draw.noise), self._put(draw.timestep)
         latents = family.latents(self._put(batch.mean), self._put(batch.std), self._put(draw.posterior))
         alpha, sigma = family.noise_levels(timestep)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            condition = family.condition(ids, rows, self._put(batch.placement))
-        prediction = family.denoise(objectives.noised(latents, noise, alpha, sigma), timestep, condition)
+        prediction = family.denoise(
+            objectives.noised(latents, noise, alpha, sigma), timestep, self._told(params, batch)
+        )
         squares = (prediction - family.target(latents, noise, alpha, sigma)).square()
         if batch.weight is None:
             error = squares.flatten(1).mean(1)
         else:
             weight = self._put(batch.weight).flatten(1)
             error = (squares.mean(1).flatten(1) * weight).sum(1) / weight.sum(1)
-        concept = self._put(batch.concept)
-        return torch.stack([error[concept == i].mean() for i in range(len(self.tokens))])
+        # Chosen, not multiplied by zeros: one concept's NaN is none of the others'.
+        own = batch.concept == np.arange(len(self.tokens))[:, None]
+        share = self._put(1 / np.asarray(counts, dtype=np.float32)[batch.concept])
+        return torch.where(self._put(own), error * share, 0.0).sum(1)
+
+    def _told(self, params: Sequence[Params], batch: Batch) -> Any:
+        """Return what the denoiser is told of pictures; what several of them have as a prompt is encoded once."""
+        widths = [block.shape[1] for block in batch.ids.values()]
+        several = np.concatenate(list(batch.ids.values()), axis=1)
+        prompts, prompt = np.unique(several, axis=0, return_inverse=True)
+        blocks = np.split(prompts, np.cumsum(widths)[:-1], axis=1)
+        ids = {encoder: self._put(block) for encoder, block in zip(batch.ids, blocks, strict=True)}
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.family.condition(
+                ids, self._rows(params), self._put(batch.placement), self._put(prompt.reshape(-1))
+            )
 
     def _rows(self, params: Sequence[Params]) -> dict[str, torch.Tensor]:
         """Return all concepts' rows under each other, per text encoder."""
         blocks = [self.method.rows(torch, own) for own in params]  # pyright: ignore[reportArgumentType]
         return {encoder: torch.cat([own[encoder] for own in blocks]) for encoder in blocks[0]}
 
-    def _clipped(self, grads: Params) -> Params:
-        if self.gradient_clip is None:
-            return grads
-        norm = math.sqrt(sum(g.square().sum().item() for g in grads.values()))
-        return {name: g * min(1.0, self.gradient_clip / max(norm, 1e-12)) for name, g in grads.items()}
+    def _updated(self, grads: Mapping[int, Params], lr: float) -> dict[int, tuple[Params, Params]]:
+        """Return new parameters and state of the concepts that have gradients."""
+        own = {i: (self.params[i], updates.clipped(g, self.gradient_clip), self.state[i]) for i, g in grads.items()}
+        return updates.updated(self.method, own, lr, self.step_number)
 
     def _raise_loss_scale(self) -> None:
         """Double the loss scale after 2,000 steps without overflow, as torch's GradScaler."""
         self.good_steps += 1
-        if self.options.mixed_precision == "fp16" and self.good_steps % 2000 == 0:
+        if self.options.precision == "fp16" and self.good_steps % 2000 == 0:
             self.loss_scale *= 2
 
     @torch.no_grad()
-    def fixed_loss(self, batches: Sequence[tuple[Batch, Draw]]) -> dict[str, float]:
+    def fixed_loss(self, batches: Sequence[Pair]) -> dict[str, float]:
         """Return each concept's mean loss over given draws without training: comparable between steps and runs."""
+        counts = self._counts(batches)
 
-        def loss(batch: Batch, draw: Draw, share: float) -> torch.Tensor:
-            return self._loss(self.params, batch, draw) * share
+        def loss(batch: Batch, draw: Draw) -> torch.Tensor:
+            return self._loss(self.params, batch, draw, counts)
 
-        with _tf32(self.options.allow_tf32):
-            losses = list(self._as_fits(batches, loss))
-        return dict(zip(self.tokens, torch.stack(losses).sum(0).tolist(), strict=True))
+        with switches.thrown(self.options):
+            losses = torch.stack(list(self._as_fits(batches, loss))).sum(0).tolist()
+        return {token: loss for token, loss, count in zip(self.tokens, losses, counts, strict=True) if count}
 
     # State
 
@@ -270,12 +346,13 @@ class TorchEngine:
             t: {e: b.detach().cpu().numpy() for e, b in own.items()} for t, own in zip(self.tokens, blocks, strict=True)
         }
 
-    def snapshot(self) -> dict[str, np.ndarray]:
-        """Return everything a later step depends on, as named arrays."""
+    def snapshot(self, tokens: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Return everything a later step of these concepts, or of all, depends on, as named arrays."""
         arrays = {"loss_scale": np.asarray([self.loss_scale, self.good_steps], dtype=np.float64)}
-        for i in range(len(self.tokens)):
-            arrays |= {f"params.{i}.{name}": p.detach().cpu().numpy() for name, p in self.params[i].items()}
-            arrays |= {f"state.{i}.{name}": s.detach().cpu().numpy() for name, s in self.state[i].items()}
+        for i, token in enumerate(self.tokens if tokens is None else tokens):
+            at = self.tokens.index(token)
+            arrays |= {f"params.{i}.{name}": p.detach().cpu().numpy() for name, p in self.params[at].items()}
+            arrays |= {f"state.{i}.{name}": s.detach().cpu().numpy() for name, s in self.state[at].items()}
         return arrays
 
     def restore(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -300,46 +377,21 @@ class TorchEngine:
             "device": device,
             "threads": str(torch.get_num_threads()),
             "processes": str(self.processes),
-            "mixed_precision": self.options.mixed_precision,
+            "mixed_precision": self.options.precision,
             "allow_tf32": str(self.options.allow_tf32),
             "xformers": str(self.options.xformers),
-            "gradient_checkpointing": str(self.options.gradient_checkpointing),
+            "gradient_checkpointing": str(self.options.recomputes),
+            "eight_bits": str(self.options.memory == "lowest"),
+            "deterministic": str(self.options.deterministic),
         }
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> Params:
         return {name: self._put(array).float() for name, array in arrays.items()}
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(array)).to(self.device)
-
-
-def _parts(pair: tuple[Batch, Draw], largest: int) -> list[tuple[Batch, Draw]]:
-    """Return a micro-batch in parts of at most `largest` pictures."""
-    batch, draw = pair
-    cuts = [slice(i, i + largest) for i in range(0, len(batch.concept), min(largest, len(batch.concept)))]
-    return [pair] if len(cuts) == 1 else [(batch.part(cut), draw.part(cut)) for cut in cuts]
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Allow TF32 for the block, or not; the switch is one for the whole process."""
-    switch = torch.backends.cuda.matmul
-    before = switch.allow_tf32
-    switch.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        switch.allow_tf32 = before
-
-
-def _check_xformers(device: torch.device) -> None:
-    """Refuse xformers where it cannot run."""
-    try:
-        import xformers  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise RecipeError("xformers is not installed: pip install xformers, or leave the option out.") from error
-    if device.type != "cuda":
-        raise RecipeError(f"xformers needs a CUDA device, but this is {device.type!r}; leave the option out.")
+        """Copy to the device; to an accelerator from pinned memory, so that the host does not wait for it."""
+        tensor = torch.from_numpy(np.array(array))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
 
 ENGINE = TorchEngine

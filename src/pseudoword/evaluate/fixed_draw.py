@@ -7,14 +7,15 @@ import dataclasses
 import numpy as np
 
 from pseudoword import engines, methods, schedules
-from pseudoword.batch import Batch, Draw
+from pseudoword.batch import Pair
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset
+from pseudoword.data.lessons import Lesson
 from pseudoword.data.pictures import FramedPictures
 from pseudoword.methods.classic import ClassicOptions
-from pseudoword.recipe import EngineRecipe
+from pseudoword.recipe import ConceptRecipe, EngineRecipe
 from pseudoword.vocabulary import lent_words
 
 FIRST_STEP = 1 << 40
@@ -38,28 +39,28 @@ def fixed_draw_loss(
             pictures, family.vocabularies, concept.tokens, family.encode_images, seed=seed, workers=0
         )
         engine.start(family, methods.build(ClassicOptions()), {concept.token: concept.rows})
-        return engine.fixed_loss(fixed_draws(source, family, concept.token, num_draws, seed))[concept.token]
+        wanted = ConceptRecipe(concept.token, ".", ".")  # what is learned already starts from nothing
+        lesson = Lesson(wanted, 0, pictures, source)
+        return engine.fixed_loss(fixed_draws(lesson, family.num_timesteps, num_draws, seed))[concept.token]
 
 
-def fixed_draws(
-    source: examples.Cached | examples.Streamed, family: Family, token: str, num_draws: int, seed: int
-) -> list[tuple[Batch, Draw]]:
+def fixed_draws(lesson: Lesson, num_timesteps: int, num_draws: int, seed: int) -> list[Pair]:
     """Return at least `num_draws` of a word's examples with noise at timesteps spread evenly over all there are."""
     batches = -(-num_draws // BATCH)
-    spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * family.num_timesteps
+    spread = (np.arange(batches * BATCH) + 0.5) / (batches * BATCH) * num_timesteps
     timesteps = spread.astype(np.int64).reshape(BATCH, batches).T  # every batch goes from little noise to much
     draws = [
         dataclasses.replace(draw, timestep=timesteps[i][draw.index])
         for i in range(batches)
         for draw in schedules.draws(
             seed,
-            token,
+            lesson.token,
             FIRST_STEP + i,
             range(BATCH),
             BATCH,
-            flip_p=source.flip_p,
-            num_timesteps=family.num_timesteps,
-            latent_shapes=source.latent_shapes,
+            flip_p=lesson.source.flip_p,
+            num_timesteps=num_timesteps,
+            latent_shapes=lesson.source.latent_shapes,
         )
     ]
-    return list(source.batches(draws))
+    return list(lesson.batches(draws))

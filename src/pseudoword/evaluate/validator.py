@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pseudoword.batch import Batch, Draw
+import numpy as np
+from PIL import Image
+
+from pseudoword import layout
+from pseudoword.batch import Pair
 from pseudoword.contracts import Engine, Family
-from pseudoword.data import examples
+from pseudoword.data.lessons import Lesson, Portions, grouped
 from pseudoword.errors import OutOfMemory
-from pseudoword.evaluate.fixed_draw import fixed_draws
+from pseudoword.evaluate.fixed_draw import BATCH, fixed_draws
 from pseudoword.evaluate.samples import Samples
-from pseudoword.recipe import Recipe
-from pseudoword.run import Best, Run
+from pseudoword.recipe import Recipe, Validation
+from pseudoword.run import Best
 from pseudoword.vocabulary import encode_all
 
 log = logging.getLogger(__name__)
@@ -25,75 +29,128 @@ DRAWS = 16
 
 
 class Validator:
-    """Measures and samples a run's word at the steps that its recipe names; training's own draws stay as they are."""
+    """Measures and samples a run's words at the steps that its recipe names; training's own draws stay as they are."""
 
     def __init__(
         self,
         engine: Engine,
         family: Family,
         recipe: Recipe,
-        source: examples.Cached | examples.Streamed,
-        run: Run,
+        lessons: Sequence[Lesson],
+        places: Mapping[str, Path],
+        portions: Portions,
         *,
-        seed: int,
         steps: int,
         every: int,
     ) -> None:
-        self.engine, self.family, self.source = engine, family, source
+        """`lessons` is the run's own list, from which concepts that are given up disappear."""
+        self.engine, self.family, self.lessons, self.portions = engine, family, lessons, portions
         self.options = recipe.validation
-        self.seed, self.steps, self.every = seed, steps, every
-        self.samples = Samples(run.samples, self.options, family.resolution)
-        [concept] = recipe.concepts
-        self.token = concept.token
-        self.best: Best | None = None
-        """Known on the main process alone."""
+        self.steps, self.every = steps, every
+        self.samples = {
+            lesson.token: Samples(places[lesson.token] / layout.SAMPLES, options, family.resolution)
+            for lesson in lessons
+            if (options := self._asked(recipe, lesson.token)).validation_prompts
+        }
+        self.best: dict[str, Best] = {}
+        """By token; known on the main process alone."""
+        self._fixed: dict[str, list[Pair]] = {}
         if self.options.validation_prompts:
             self._check_prompts()
 
+    def _asked(self, recipe: Recipe, token: str) -> Validation:
+        return dataclasses.replace(self.options, validation_prompts=prompts_of(recipe, token))
+
     def measure(self, step: int) -> Mapping[str, float]:
-        """Return the fixed-draw loss by token, and remember the best step; empty if it is not due, or not finite."""
+        """Return the fixed-draw loss by token, and remember the best steps; empty if it is not due, or not finite."""
         if not self.options.loss_steps or not self._is_due(step, self.options.loss_steps):
             return {}
         return self.engine.on_main(lambda: self._measured(step))
 
     def sample(self, step: int) -> tuple[Path, ...]:
         """Write the validation pictures of a step and return where; nothing if they are not due or there already."""
-        if not self.options.validation_prompts or not self._is_due(step, self.every):
+        if not self.samples or not self._is_due(step, self.every):
             return ()
         return self.engine.on_main(lambda: self._sampled(step))
+
+    def shown(self, step: int) -> list[tuple[str, list[Image.Image]]]:
+        """Return the prompts of all words, each with its pictures of a step."""
+        return [
+            pair
+            for samples in self._of_lessons()
+            if samples.path(step).exists()
+            for pair in zip(samples.options.validation_prompts, samples.pictures(step), strict=True)
+        ]
+
+    def strip(self, token: str) -> Path | None:
+        """Write the strip of a word's pictures over the steps, if there are any, and return where it is."""
+        return self.samples[token].strip() if token in self.samples else None
 
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.steps
 
-    @functools.cached_property
-    def _draws(self) -> list[tuple[Batch, Draw]]:
-        return fixed_draws(self.source, self.family, self.token, DRAWS, self.seed)
+    def _of_lessons(self) -> Iterator[Samples]:
+        return (self.samples[lesson.token] for lesson in self.lessons if lesson.token in self.samples)
+
+    def _draws(self) -> list[Pair]:
+        """Return the fixed draws of all words that are learned, those of one shape together."""
+        for lesson in self.lessons:
+            if lesson.token not in self._fixed:
+                self._fixed[lesson.token] = fixed_draws(lesson, self.family.num_timesteps, DRAWS, self.portions.seed)
+        pairs = [pair for lesson in self.lessons for pair in self._fixed[lesson.token]]
+        return grouped(pairs, max(self.portions.at_once, BATCH))  # without gradients more fits than in training
 
     def _measured(self, step: int) -> dict[str, float]:
-        losses = self.engine.fixed_loss(self._draws)
-        loss = losses[self.token]
-        if not math.isfinite(loss):
-            log.warning("The fixed-draw loss after step %d is %s.", step, loss)
-            return {}
-        if self.best is None or loss < self.best.loss:
-            self.best = Best(step, loss, self.engine.rows()[self.token])
+        losses = self.engine.fixed_loss(self._draws())
+        for token, loss in losses.items():
+            if not math.isfinite(loss):
+                log.warning("The fixed-draw loss of %s after step %d is %s.", token, step, loss)
+        losses = {token: loss for token, loss in losses.items() if math.isfinite(loss)}
+        rows = self.engine.rows()
+        for token, loss in losses.items():
+            if token not in self.best or loss < self.best[token].loss:
+                self.best[token] = Best(step, loss, rows[token])
         return losses
 
     def _sampled(self, step: int) -> tuple[Path, ...]:
-        if self.samples.path(step).exists() and self.samples.fits(step):
-            return ()
-        try:
-            return (self.samples.take(step, self.family, self.engine.rows()[self.token]),)
-        except OutOfMemory as error:
-            log.warning("%s The word is learned all the same, without validation pictures.", error)
-            return ()
+        made: list[Path] = []
+        rows = self._rows()
+        for samples in self._of_lessons():
+            if samples.path(step).exists() and samples.fits(step):
+                continue
+            try:
+                made.append(samples.take(step, self.family, rows))
+            except OutOfMemory as error:
+                log.warning("%s The word is learned all the same, without validation pictures.", error)
+        return tuple(made)
+
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Return the rows of all words under each other, as they were lent."""
+        blocks = list(self.engine.rows().values())
+        return {encoder: np.concatenate([own[encoder] for own in blocks]) for encoder in blocks[0]}
 
     def _check_prompts(self) -> None:
-        """Say which validation prompts do not show the word."""
-        encode_all(self.family.vocabularies, self.options.validation_prompts)  # says what a prompt's end cuts off
+        """Say which validation prompts do not show a word."""
+        tokens = [lesson.token for lesson in self.lessons]
+        prompts = [prompt.replace(SLOT, token) for prompt in self.options.validation_prompts for token in tokens]
+        prompts = list(dict.fromkeys(prompts))
+        encode_all(self.family.vocabularies, prompts)  # says what a prompt's end cuts off
         vocabulary = next(iter(self.family.vocabularies.values()))
-        for prompt in self.options.validation_prompts:
-            if self.token not in vocabulary.encode(prompt).words:
+        for prompt in prompts:
+            if not set(tokens) & set(vocabulary.encode(prompt).words):
+                told = " or ".join(tokens)
                 log.warning(
-                    "The validation prompt %r does not hold %s, so its pictures stay as they are.", prompt, self.token
+                    "The validation prompt %r does not hold %s, so its pictures stay as they are.", prompt, told
                 )
+
+
+SLOT = "{}"
+"""What stands for the word in a prompt."""
+
+
+def prompts_of(recipe: Recipe, token: str) -> tuple[str, ...]:
+    """Return a word's validation prompts, written out; of several words, those that are for all or hold this one."""
+    prompts = recipe.validation.validation_prompts
+    if len(recipe.concepts) > 1:
+        prompts = tuple(prompt for prompt in prompts if SLOT in prompt or token in prompt)
+    return tuple(prompt.replace(SLOT, token) for prompt in prompts)

@@ -114,7 +114,11 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     place = place.resolve()
     run = place if (place / "recipe.toml").is_file() else None
     recipe = Recipe.read(run / "recipe.toml") if run else None
-    learned = recipe.concepts[0] if recipe else None
+    if run and recipe and len(recipe.concepts) > 1:
+        places = Run(run, hold=False).places(recipe).values()
+        learned = [str(own) for own in places if any(formats.files_in(own))]
+        return [word for own in learned for word in words_of(own, asked, steps)]
+    learned = next(iter(recipe.concepts)) if recipe else None
     if steps is not None and run is None:
         raise RecipeError(f"--steps goes with the folders of runs, but {path!r} is none.")
     base = asked.base or (recipe.base if recipe else None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -32,17 +33,34 @@ def modules(base: BaseModel, texts: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def parameters(base: BaseModel, texts: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many numbers each module holds."""
-    return {name: sum(p.numel() for p in module.parameters()) for name, module in modules(base, texts).items()}
+def weights(base: BaseModel, texts: Mapping[str, Any], *, half: bool, eight_bits: bool) -> dict[str, int]:
+    """Return the bytes that each module's weights take."""
+
+    def bytes_of(name: str, module: Any) -> int:
+        of_each = 2 if (half and name == "unet") or (eight_bits and name in texts) else 4
+        total = sum(p.numel() for p in module.parameters()) * of_each
+        if eight_bits and name == "unet":
+            held = [m.weight for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+            total -= sum(weight.numel() * (of_each - 1) - len(weight) * of_each for weight in held)
+        return total
+
+    return {name: bytes_of(name, module) for name, module in modules(base, texts).items()}
 
 
 def kept_for_gradient(
-    base: BaseModel, texts: Mapping[str, Any], denoise: Denoise, size: tuple[int, int], count: int, *, half: bool
+    base: BaseModel,
+    texts: Mapping[str, Any],
+    denoise: Denoise,
+    size: tuple[int, int],
+    count: int,
+    *,
+    half: bool,
+    recomputed: bool,
 ) -> int:
     """Return the bytes that a forward pass of `count` pictures of a width and height keeps for the rows' gradient.
 
     Counted on tensors without data (PyTorch's meta device), with attention that keeps no attention matrix, as SDPA's.
+    Where the UNet's blocks are `recomputed`, these are what is kept between them and the largest block's own.
     """
     made = modules(base, texts)
     unet = made["unet"].to(torch.bfloat16 if half else torch.float32)
@@ -50,23 +68,49 @@ def kept_for_gradient(
     for name in texts:
         made[name].get_input_embeddings().register_forward_hook(lambda module, given, found: found.requires_grad_())
     frozen = {p.untyped_storage()._cdata for module in made.values() for p in module.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    kept, blocks = _Kept(frozen), [0]
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in frozen:
-            kept[storage] = tensor  # held, so that its storage is no other tensor's later
-        return tensor
+    def block(module: Callable[..., Any], *given: Any) -> Any:
+        """Let a block's own tensors count by themselves, and what it was given with what lies between blocks."""
+        for tensor in given:
+            if isinstance(tensor, torch.Tensor):
+                kept(tensor)
+        inside = _Kept(frozen)
+        with saved_tensors_hooks(inside, lambda tensor: tensor):
+            found = module(*given)
+        blocks.append(inside.bytes)
+        return found
 
+    if recomputed:
+        unet.enable_gradient_checkpointing(block)
+        unet.train()
     with torch.device("meta"):
         lengths = {name: made[name].config.max_position_embeddings for name in texts}
         ids = {name: torch.zeros(count, length, dtype=torch.long) for name, length in lengths.items()}
         shape = (count, unet.config["in_channels"], size[1] // factor, size[0] // factor)
         latents, timesteps = torch.zeros(*shape, dtype=unet.dtype), torch.zeros(count, dtype=torch.long)
-    with _MemoryEfficientAttention(), saved_tensors_hooks(keep, lambda tensor: tensor):
+    with _MemoryEfficientAttention(), saved_tensors_hooks(kept, lambda tensor: tensor):
         prediction = denoise(made, ids, latents, timesteps)
         (prediction.float() - torch.zeros_like(prediction, dtype=torch.float32)).square().mean()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return kept.bytes + max(blocks)
+
+
+class _Kept:
+    """Tensors that a forward pass keeps, each storage once."""
+
+    def __init__(self, frozen: set[int]) -> None:
+        self._frozen = frozen
+        self._tensors: dict[int, torch.Tensor] = {}
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in self._frozen:
+            self._tensors[storage] = tensor  # held, so that its storage is no other tensor's later
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in self._tensors.values())
 
 
 class _Attention(torch.autograd.Function):

@@ -9,7 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from torch import nn
 from pseudoword import families, objectives
 from pseudoword.concept import Concept
 from pseudoword.errors import RecipeError, first_line
-from pseudoword.families import samplers
+from pseudoword.families import parts, samplers
 from pseudoword.families.clip_words import load_tokenizer
 from pseudoword.families.configurations import sizes_of
+from pseudoword.families.memory import lighten
 from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.vocabulary import Vocabulary
@@ -84,15 +85,16 @@ class LatentDiffusion(ABC):
             name: Vocabulary(tokenizer, table)
             for name, tokenizer, table in zip(self.encoders, tokenizers, tables, strict=True)
         }
-        self.prediction_type: objectives.PredictionType = _prediction_type(base, scheduler)
+        self.prediction_type: objectives.PredictionType = parts.prediction_type(base, scheduler)
         self.num_timesteps: int = int(scheduler.config["num_train_timesteps"])
         self.alphas_cumprod = scheduler.alphas_cumprod
         sizes = sizes_of(unet.config, vae.config)
         self.latent_factor, self.bucket_multiple = sizes.latent_factor, sizes.bucket_multiple
         self.resolution: int = sizes.resolution
         for text_encoder in text_encoders:
-            _check_clip_skip(base, text_encoder)
-        _check_latents(unet, vae)
+            parts.check_clip_skip(base, text_encoder)
+        parts.check_latents(unet, vae)
+        self._compiled: Any = None
 
     @staticmethod
     @abstractmethod
@@ -117,11 +119,11 @@ class LatentDiffusion(ABC):
         """Load what the constructor takes from a folder in diffusers layout, or from the Hub."""
         where: dict[str, Any] = {"revision": base.revision}
         half = {"variant": base.variant, "torch_dtype": torch.float32, **where}
-        vae = _other_vae(base)
+        vae = parts.other_vae(base)
         try:
             return (
                 [load_tokenizer(base, folder) for folder, _ in cls.texts.values()],
-                [_load_text_encoder(base, folder, kind) for folder, (_, kind) in cls.texts.items()],
+                [parts.load_text_encoder(base, folder, kind) for folder, (_, kind) in cls.texts.items()],
                 vae or AutoencoderKL.from_pretrained(base.model, subfolder="vae", **half),
                 UNet2DConditionModel.from_pretrained(base.model, subfolder="unet", **half),
                 DDPMScheduler.from_pretrained(base.model, subfolder="scheduler", **where),
@@ -157,7 +159,7 @@ class LatentDiffusion(ABC):
         return (
             tokenizers,
             [part(name, create_diffusers_clip_model_from_ldm, kind) for name, (_, kind) in cls.texts.items()],
-            _other_vae(base) or part("vae", AutoencoderKL.from_single_file),
+            parts.other_vae(base) or part("vae", AutoencoderKL.from_single_file),
             part("unet", UNet2DConditionModel.from_single_file),
             DDPMScheduler.from_pretrained(base.config, subfolder="scheduler", **told),
         )
@@ -172,12 +174,50 @@ class LatentDiffusion(ABC):
         if vae_dtype == torch.float16 and self.vae_overflows and self.vae.config.get("force_upcast", False):
             vae_dtype = torch.float32
         for module, wanted in ((self.unet, dtype), (self.vae, vae_dtype or torch.float32)):
-            module.to(device=device)
-            if module.dtype != wanted:  # diffusers warns at any cast, even one that changes nothing
-                module.to(dtype=wanted)
+            _move(module, device, wanted)
         for text_encoder in self.text_encoders.values():
             text_encoder.to(device=device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
+
+    def bring_vae(self, device: torch.device | str) -> None:
+        """Move the VAE to a device, in fp32, to encode pictures."""
+        _move(self.vae, device, torch.float32)
+
+    def bring(
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        *,
+        eight_bits: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        """Move all but the VAE to a device; see `contracts.Family`."""
+        _move(self.unet, "cpu" if eight_bits else device, dtype)
+        if eight_bits:
+            lighten(self.unet, self.text_encoders.values(), dtype)
+            self.unet.to(device=device)
+        if channels_last:
+            self.unet.to(memory_format=torch.channels_last)
+        for text_encoder in self.text_encoders.values():
+            text_encoder.to(device=device)
+        self.alphas_cumprod = self.alphas_cumprod.to(device)
+
+    def compile(self, mode: str | None, *, dynamic: bool | None = None) -> None:
+        """Compile the UNet for training steps; sampling and measuring take the plain one. None goes back to it."""
+        self._compiled = None if mode is None else torch.compile(self.unet, mode=mode, dynamic=dynamic)
+
+    @property
+    def layers(self) -> int:
+        """How many convolutions and linear maps the UNet has."""
+        return sum(isinstance(module, nn.Conv2d | nn.Linear) for module in self.unet.modules())
+
+    @property
+    def denoiser(self) -> Any:
+        """The UNet, or where a gradient is wanted what it was compiled to."""
+        if self._compiled is None or not torch.is_grad_enabled():
+            return self.unet
+        torch.compiler.cudagraph_mark_step_begin()
+        return self._compiled
 
     def checkpoint_gradients(self) -> None:
         """Recompute activations in the backward pass. The modules have no dropout, so training mode changes nothing."""
@@ -217,7 +257,13 @@ class LatentDiffusion(ABC):
         return signal.sqrt(), (1 - signal).sqrt()
 
     @abstractmethod
-    def condition(self, ids: Mapping[str, torch.Tensor], rows: Rows | None, placement: torch.Tensor | None) -> Any:
+    def condition(
+        self,
+        ids: Mapping[str, torch.Tensor],
+        rows: Rows | None,
+        placement: torch.Tensor | None = None,
+        prompt: torch.Tensor | None = None,
+    ) -> Any:
         """See `contracts.Family`."""
 
     @abstractmethod
@@ -250,7 +296,7 @@ class LatentDiffusion(ABC):
             table = text_encoder.resize_token_embeddings(size, mean_resizing=False).weight.data
             for concept in concepts:
                 table[tokenizer.convert_tokens_to_ids(concept.tokens)] = torch.tensor(concept.rows[encoder])
-            _pool_at_end(text_encoder, tokenizer)
+            parts.pool_at_end(text_encoder, tokenizer)
             own |= {words: tokenizer, folder: text_encoder}
         # Everything else as the base has it: its scheduler, and unless it is one file, which has neither, its safety
         # checker and its feature extractor.
@@ -303,6 +349,12 @@ class LatentDiffusion(ABC):
         return [Image.fromarray(one) for one in eight.numpy()]
 
 
+def _move(module: Any, device: torch.device | str, dtype: torch.dtype) -> None:
+    module.to(device=device)
+    if module.dtype != dtype:  # diffusers warns at any cast, even one that changes nothing
+        module.to(dtype=dtype)
+
+
 @functools.cache
 def _from_latents(kind: Any) -> Any:
     """Return a pipeline's class that takes latents of any number of channels for what it starts from."""
@@ -323,73 +375,3 @@ def _from_latents(kind: Any) -> Any:
         return self.scheduler.add_noise(start, noise, timestep) if add_noise else start
 
     return type(kind.__name__, (kind,), {"prepare_latents": prepare_latents})
-
-
-def _load_text_encoder(base: BaseModel, folder: str, kind: Any) -> Any:
-    """Load a text encoder in fp32; bases may have its weights only without the variant's suffix."""
-    options: dict[str, Any] = {"subfolder": folder, "revision": base.revision, "dtype": torch.float32}
-    if base.variant:
-        try:
-            return kind.from_pretrained(base.model, variant=base.variant, **options)
-        except OSError:
-            log.info("No text encoder of variant %r; loading the plain one.", base.variant)
-    return kind.from_pretrained(base.model, **options)
-
-
-def _other_vae(base: BaseModel) -> AutoencoderKL | None:
-    """Load the VAE that a recipe names instead of the base's own, or raise RecipeError; None if it names none."""
-    if base.vae is None:
-        return None
-    path = Path(base.vae).expanduser()
-    try:
-        if is_single_file(base.vae):
-            own = {"config": base.config or base.model, "subfolder": "vae", "torch_dtype": torch.float32}
-            return cast(AutoencoderKL, AutoencoderKL.from_single_file(str(path), **own))
-        inside = {"subfolder": "vae"} if (path / "vae" / "config.json").is_file() else {}
-        where = str(path) if path.is_dir() else base.vae
-        return cast(AutoencoderKL, AutoencoderKL.from_pretrained(where, torch_dtype=torch.float32, **inside))
-    except (OSError, ValueError, RuntimeError, KeyError, SingleFileComponentError) as error:
-        raise RecipeError(
-            f"Cannot load the VAE {base.vae!r} ({first_line(error)}); "
-            "give a folder, file or Hub id of an AutoencoderKL."
-        ) from error
-
-
-def _pool_at_end(text_encoder: Any, tokenizer: Any) -> None:
-    """Let a text encoder that will be saved with added tokens pool at the end of a prompt, if it is one that pools.
-
-    Where its configuration says `eos_token_id` 2, as those on the Hub do, transformers would take the largest id
-    instead, which is an added token (transformers issue 24650).
-    """
-    if hasattr(text_encoder, "text_projection") and text_encoder.config.eos_token_id == 2:
-        text_encoder.config.eos_token_id = tokenizer.eos_token_id
-
-
-def _prediction_type(base: BaseModel, scheduler: DDPMScheduler) -> objectives.PredictionType:
-    kind = base.prediction_type or scheduler.config["prediction_type"]
-    if kind not in objectives.PREDICTION_TYPES:
-        raise RecipeError(
-            f"The base predicts {kind!r}; this family trains {' and '.join(objectives.PREDICTION_TYPES)}. "
-            "Set prediction_type if the model's scheduler configuration is wrong."
-        )
-    return cast(objectives.PredictionType, kind)
-
-
-def _check_clip_skip(base: BaseModel, text_encoder: Any) -> None:
-    layers = text_encoder.config.num_hidden_layers
-    if base.clip_skip and base.clip_skip >= layers:
-        raise RecipeError(f"clip_skip is {base.clip_skip}, but the text encoder has only {layers} layers.")
-
-
-def _check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
-    takes, made = unet.config["in_channels"], vae.config["latent_channels"]
-    if takes != made:
-        raise RecipeError(
-            f"The UNet takes {takes} channels, but the VAE makes {made}: a model for inpainting or editing, "
-            "from which no word can be learned here; take the text-to-image model."
-        )
-    if vae.config.get("latents_mean") is not None:
-        raise RecipeError(
-            "The VAE's configuration normalises each channel of its latents, as Playground v2.5's does; "
-            "no word can be learned for such a base here."
-        )

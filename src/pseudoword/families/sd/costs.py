@@ -15,14 +15,16 @@ from pseudoword.recipe import BaseModel
 TEXTS = {facts.TEXT_ENCODER: CLIPTextModel}
 
 
-def parameters(base: BaseModel) -> dict[str, int]:
-    """Return how many numbers each module holds."""
-    return counting.parameters(base, TEXTS)
+def weights(base: BaseModel, *, half: bool = False, eight_bits: bool = False) -> dict[str, int]:
+    """Return the bytes that each module's weights take."""
+    return counting.weights(base, TEXTS, half=half, eight_bits=eight_bits)
 
 
-def kept_for_gradient(base: BaseModel, size: tuple[int, int], count: int, *, half: bool = False) -> int:
+def kept_for_gradient(
+    base: BaseModel, size: tuple[int, int], count: int, *, half: bool = False, recomputed: bool = False
+) -> int:
     """Return the bytes that a forward pass of `count` pictures of a width and height keeps for the rows' gradient."""
-    return counting.kept_for_gradient(base, TEXTS, _denoise, size, count, half=half)
+    return counting.kept_for_gradient(base, TEXTS, _denoise, size, count, half=half, recomputed=recomputed)
 
 
 def _denoise(

@@ -41,10 +41,20 @@ class StableDiffusion(LatentDiffusion):
         return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
     def condition(
-        self, ids: Mapping[str, torch.Tensor], rows: Rows | None, placement: torch.Tensor | None = None
+        self,
+        ids: Mapping[str, torch.Tensor],
+        rows: Rows | None,
+        placement: torch.Tensor | None = None,
+        prompt: torch.Tensor | None = None,
     ) -> Float[torch.Tensor, "batch tokens width"]:
         """Return the text encoder's output, with learned rows at the ids above its table."""
         del placement  # these bases are not told of sizes
+        hidden = self._hidden(ids, rows)
+        return hidden if prompt is None else hidden[prompt]
+
+    def _hidden(
+        self, ids: Mapping[str, torch.Tensor], rows: Rows | None
+    ) -> Float[torch.Tensor, "prompts tokens width"]:
         [encoder] = self.encoders
         with lent(self.text_encoder, rows[encoder] if rows else None):
             if not self.base.clip_skip:
@@ -56,7 +66,7 @@ class StableDiffusion(LatentDiffusion):
     def denoise(self, noised: Latents, timestep: torch.Tensor, condition: torch.Tensor) -> Latents:
         """Return the UNet's prediction in fp32."""
         dtype = self.unet.dtype
-        return self.unet(noised.to(dtype), timestep, condition.to(dtype)).sample.float()
+        return self.denoiser(noised.to(dtype), timestep, condition.to(dtype)).sample.float()
 
     @torch.no_grad()
     def prompt_inputs(

@@ -67,7 +67,11 @@ class StableDiffusionXL(LatentDiffusion):
         return {"add_watermarker": False}
 
     def condition(
-        self, ids: Mapping[str, torch.Tensor], rows: Rows | None, placement: torch.Tensor | None = None
+        self,
+        ids: Mapping[str, torch.Tensor],
+        rows: Rows | None,
+        placement: torch.Tensor | None = None,
+        prompt: torch.Tensor | None = None,
     ) -> Condition:
         """Return what both text encoders make of prompts, with learned rows at the ids above their tables.
 
@@ -82,7 +86,12 @@ class StableDiffusionXL(LatentDiffusion):
                 outputs[encoder] = text(ids[encoder], output_hidden_states=True)
         layer = -(2 + (self.base.clip_skip or 0))
         hidden = torch.cat([output.hidden_states[layer] for output in outputs.values()], dim=-1)
-        return Condition(hidden, self._pooled(ids["clip_g"], outputs["clip_g"].last_hidden_state), placement)
+        pooled = self._pooled(ids["clip_g"], outputs["clip_g"].last_hidden_state)
+        return (
+            Condition(hidden, pooled, placement)
+            if prompt is None
+            else Condition(hidden[prompt], pooled[prompt], placement)
+        )
 
     def _pooled(
         self, ids: Int[torch.Tensor, "batch tokens"], last: Float[torch.Tensor, "batch tokens width"]
@@ -97,7 +106,9 @@ class StableDiffusionXL(LatentDiffusion):
         dtype = self.unet.dtype
         assert condition.placement is not None, "this UNet is told where each picture was cut"
         told = {"text_embeds": condition.pooled.to(dtype), "time_ids": condition.placement.float()}
-        return self.unet(noised.to(dtype), timestep, condition.hidden.to(dtype), added_cond_kwargs=told).sample.float()
+        return self.denoiser(
+            noised.to(dtype), timestep, condition.hidden.to(dtype), added_cond_kwargs=told
+        ).sample.float()
 
     @torch.no_grad()
     def prompt_inputs(

@@ -1,0 +1,139 @@
+"""Memory modes learn the same word in less memory; what they hold, and what they refuse."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pseudoword import train
+from pseudoword.engines.torch_engine import TorchEngine
+from pseudoword.errors import RecipeError
+from pseudoword.families.sd.torch import StableDiffusion
+from pseudoword.families.sdxl import miniature as xl_miniature
+from pseudoword.recipe import BaseModel, EngineRecipe
+from tests.miniatures import MakeRecipe, rows_of, stopped_after
+
+
+def moved(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> float:
+    """Return how far one word is from another, as a share of how far training has moved it."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b - start))
+
+
+@pytest.mark.parametrize("mode", ["low", "lowest"])
+def test_a_word_learned_in_less_memory_is_that_of_bf16(make_recipe: MakeRecipe, tmp_path: Path, mode: str) -> None:
+    options = {"steps": "8", "learning_rate": 1e-2}
+    start = StableDiffusion.load(make_recipe().base).vocabularies["clip_l"].initial_rows("toy", 1)[0]
+    list(train(make_recipe(**options, mixed_precision="bf16", folder=str(tmp_path / "bf16"))))
+    list(train(make_recipe(**options, memory=mode)))
+    # AdamW's first steps are the signs of gradients, so numbers near zero may go either way.
+    assert moved(rows_of(tmp_path / "run"), rows_of(tmp_path / "bf16"), start) < 0.3
+
+
+@pytest.mark.parametrize("mode", ["low", "lowest"])
+def test_a_stopped_run_goes_on_bit_for_bit(make_recipe: MakeRecipe, tmp_path: Path, mode: str) -> None:
+    list(train(make_recipe(memory=mode, folder=str(tmp_path / "whole"))))
+    stopped_after(make_recipe(memory=mode), 2)
+    list(train(make_recipe(memory=mode), resume="latest"))
+    assert rows_of(tmp_path / "run").tobytes() == rows_of(tmp_path / "whole").tobytes()
+
+
+def test_words_of_two_text_encoders_in_the_lowest(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    [*_, last] = train(make_recipe(model=str(xl_miniature.write(tmp_path / "xl")), memory="lowest", steps="2"))
+    assert np.isfinite(list(last.loss.values())).all()
+
+
+def held(mode: str, base: Path) -> tuple[TorchEngine, StableDiffusion, int]:
+    engine, family = TorchEngine(EngineRecipe(memory=mode)), StableDiffusion.load(BaseModel(str(base)))  # pyright: ignore[reportArgumentType]
+    engine.prepare(family)
+    engine._bring(family)
+    size = sum(p.numel() * p.element_size() for p in family.text_encoder.parameters())
+    return engine, family, size
+
+
+def test_what_is_held_in_fewer_bits(base: Path) -> None:
+    _, plain, fp32 = held("auto", base)
+    assert plain.unet.dtype == torch.float32
+    _, low, same = held("low", base)
+    assert (low.unet.dtype, same) == (torch.bfloat16, fp32)
+    _, lowest, half = held("lowest", base)
+    assert half < 0.6 * fp32
+    layers = [m for m in lowest.unet.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    assert len(layers) == lowest.layers
+    assert {layer.parametrizations.weight.original.dtype for layer in layers} == {torch.int8}  # pyright: ignore
+    plain_weight, weight = low.unet.conv_in.weight.float(), lowest.unet.conv_in.weight.float()
+    assert 0 < (plain_weight - weight).abs().max() < plain_weight.abs().max() / 100
+    assert not any(p.requires_grad for p in lowest.unet.parameters())
+    assert low.unet.is_gradient_checkpointing
+
+
+def test_they_take_one_picture_at_a_time(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    loss = TorchEngine._loss
+
+    def noted(self: TorchEngine, params: object, batch: object, *more: object) -> object:
+        seen.append(len(batch.concept))  # pyright: ignore[reportAttributeAccessIssue]
+        return loss(self, params, batch, *more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(TorchEngine, "_loss", noted)
+    list(train(make_recipe(batch_size=3, steps="1", memory="low")))
+    assert seen == [1, 1, 1]
+
+
+def test_the_vae_is_gone_when_the_rest_arrives(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("bring_vae", "encode_images", "leave_vae", "bring"):
+        own = getattr(StableDiffusion, name)
+
+        def noted(self: StableDiffusion, *args: object, name: str = name, own: object = own, **options: object):
+            done.append(name)
+            return own(self, *args, **options)  # pyright: ignore[reportCallIssue]
+
+        monkeypatch.setattr(StableDiffusion, name, noted)
+    list(train(make_recipe(steps="1")))
+    assert list(dict.fromkeys(done)) == ["bring_vae", "encode_images", "leave_vae", "bring"]
+
+
+def test_what_they_refuse(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"^memory is 'lowest', which holds the model in fewer bits, so full_"):
+        make_recipe(memory="lowest", full_pipeline=True)
+
+
+def test_weights_laid_out_for_gpus_compute_the_same(base: Path) -> None:
+    family = StableDiffusion.load(BaseModel(str(base)))
+    noised, timestep, condition = torch.randn(2, 4, 8, 8), torch.tensor([1, 500]), torch.randn(2, 77, 32)
+    with torch.no_grad():
+        before = family.denoise(noised, timestep, condition)
+        family.bring("cpu", torch.float32, channels_last=True)
+        assert family.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(family.denoise(noised, timestep, condition), before, atol=1e-5)
+
+
+# Switches
+
+
+def test_deterministic_algorithms_are_on_for_steps_alone(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen: list[bool] = []
+    loss = TorchEngine._loss
+
+    def noted(self: TorchEngine, *args: object) -> object:
+        seen.append(torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic)
+        return loss(self, *args)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(TorchEngine, "_loss", noted)
+    for own in train(make_recipe(deterministic=True, steps="2", folder=str(tmp_path / "same"))):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert own.step <= 2
+    assert seen == [True, True]
+    list(train(make_recipe(steps="2")))
+    assert not any(seen[2:])
+    assert rows_of(tmp_path / "run").tobytes() == rows_of(tmp_path / "same").tobytes()
+    with caplog.at_level(logging.WARNING):
+        list(train(make_recipe(deterministic=True, steps="3"), resume="latest"))
+    assert "not bit for bit: deterministic was False and is True" in caplog.text
