@@ -94,7 +94,7 @@ class Measured:
         self.engine.start(self.family, methods.build(ClassicOptions()), rows)
         side = RESOLUTIONS[args.geometry] // self.family.latent_factor
         self.shape = (self.family.vae.config["latent_channels"], side, side)
-        self.engine.compile([self.pair(0)], 1, None)
+        self.engine.compile(lambda: [self.pair(0)], 1, None)
 
     def pair(self, step: int) -> Pair:
         """Return made-up pictures with captions that differ, dealt to the words in turn."""
@@ -137,7 +137,7 @@ class Measured:
         with counter:
             forward().backward()
         if self.args.compile:
-            engine.compile([pair], 1, None)
+            engine.compile(lambda: [pair], 1, None)
         works = {
             "batch": lambda: self.pair(2),
             "prompts": prompts,

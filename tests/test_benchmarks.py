@@ -127,6 +127,34 @@ def test_speed_is_measured_of_a_script_against_itself(tmp_path: Path, geometry: 
     assert told["runs"]["guide"][0]["steps"] == 3
 
 
+def test_speed_of_several_words_is_measured_beside_as_many_runs(tmp_path: Path):
+    asked = ["--script", OURS, "--warm", "1", "--steps", "1", "--rounds", "1", "--words", "3"]
+    run(BENCHMARKS / "against_guide.py", *asked, "--work", tmp_path / "w", "--output", tmp_path / "speed.json")
+    told = json.loads((tmp_path / "speed.json").read_text())
+    assert told["command"].endswith("--rounds 1 --words 3")
+    assert told["times_as_fast_as_guide"]["whole_process_of_these_steps"] > 1
+
+
+@pytest.mark.parametrize(
+    ("geometry", "more"),
+    [
+        ("toybox", ["--words", "2", "--deterministic"]),
+        pytest.param("sd15-small", ["--memory", "lowest"], marks=pytest.mark.slow),
+        pytest.param("sdxl-small", ["--mixed-precision", "bf16"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_is_measured_part_by_part(tmp_path: Path, geometry: str, more: list[str]):
+    asked = ["--geometry", geometry, "--at-once", "2", "4", "--rounds", "2", "--work", tmp_path / "w", *more]
+    shown = run(BENCHMARKS / "step.py", *asked, "--output", tmp_path / "step.json")
+    told = json.loads((tmp_path / "step.json").read_text())
+    for line in told["at_once"]:
+        parts = line["seconds"]
+        assert 0 < parts["prompts"] < parts["step"]
+        assert 0 < line["share_of_matrix_product"] < 1
+        assert f"{line['pictures_per_second']:.1f}" in shown
+    assert told["at_once"][1]["tflop"] == pytest.approx(2 * told["at_once"][0]["tflop"], rel=0.01)
+
+
 @pytest.mark.slow
 def test_the_baseline_of_a_script_against_itself_and_again_from_its_words(tmp_path: Path):
     asked = [BENCHMARKS / "guide_baseline.py", "--script", OURS, "--concepts", "gold-ring", "--seeds", "0", "1"]

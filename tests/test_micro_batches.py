@@ -39,7 +39,7 @@ def test_a_step_of_several_micro_batches_is_one_pass_and_the_same_step(
         ("apart", {"batch_size": 1, "gradient_accumulation_steps": 4, "pictures_at_once": 1}, [1] * 8),
         ("in pairs", {"batch_size": 1, "gradient_accumulation_steps": 4, "pictures_at_once": 3}, [2, 2, 2, 2]),
         ("one batch", {"batch_size": 4}, [4, 4]),
-        ("checkpointed", {"batch_size": 2, "gradient_accumulation_steps": 2, "gradient_checkpointing": True}, [2] * 4),
+        ("checkpointed", {"batch_size": 2, "gradient_accumulation_steps": 2, "gradient_checkpointing": True}, [4, 4]),
     ]:
         sizes.clear()
         list(train(make_recipe(**changes, steps="2", folder=str(tmp_path / name))))

@@ -245,10 +245,10 @@ class Engine(Protocol):
         """Put what encodes pictures on the device; the rest of the base follows when training starts."""
         ...
 
-    def compile(self, first: Sequence[tuple[Batch, Draw]], steps: int, known: bool | None) -> bool:
+    def compile(self, first: Callable[[], Sequence[tuple[Batch, Draw]]], steps: int, known: bool | None) -> bool:
         """Compile what is worth it over so many steps, as the recipe says, and return whether it is compiled.
 
-        `first` are the first step's pictures; `known` is what an earlier part of the run decided.
+        `first` makes the first step's pictures; `known` is what an earlier part of the run decided.
         """
         ...
 

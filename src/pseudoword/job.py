@@ -121,8 +121,9 @@ def prepare(
     steps = in_steps(recipe.schedule.steps, recipe, lessons[0].data, engine.processes)
     facts["failed"] = failed
     if engine.step_number < steps:
-        first = next(micro_batches(lessons, [engine.step_number], portions))
-        facts["arithmetic"][COMPILED] = str(engine.compile(first, steps - engine.step_number, compiled))
+        done = engine.step_number
+        is_compiled = engine.compile(lambda: next(micro_batches(lessons, [done], portions)), steps - done, compiled)
+        facts["arithmetic"][COMPILED] = str(is_compiled)
     return Job(recipe, checkpoint, facts, family, lessons, failed, portions, steps)
 
 

@@ -93,36 +93,32 @@ class TorchEngine:
         if self.options.recomputes:
             family.checkpoint_gradients()
 
-    def compile(self, first: Sequence[Pair], steps: int, known: bool | None) -> bool:
+    def compile(self, first: Callable[[], Sequence[Pair]], steps: int, known: bool | None) -> bool:
         """Compile the denoiser if that is wanted, or pays over so many steps; see `contracts.Engine`."""
         wanted = {"on": True, "off": False, "auto": known}[self.options.compile]
         if wanted is None:
-            wanted = self.on_main(
-                lambda: compiling.pays(self.device.type, self.family.layers, steps, self._timer(first))
-            )
+            pays, device, layers = compiling.pays, self.device.type, self.family.layers
+            wanted = self.on_main(lambda: pays(device, layers, steps, lambda: self._seconds(first())))
         if wanted:
-            one_shape = len({batch.mean.shape for batch, _ in first}) == 1
+            pairs = first()
+            one_shape = len({batch.mean.shape for batch, _ in pairs}) == 1
             # Graphs are replayed on CUDA: the host then launches one for a pass instead of thousands of kernels.
             replayed = self.device.type == "cuda" and one_shape
-            self.family.compile(mode="reduce-overhead" if replayed else "default", dynamic=False if one_shape else None)
+            self.family.compile("reduce-overhead" if replayed else "default", dynamic=False if one_shape else None)
             self.compiled = True
-            log.info("Compiling the denoiser: the first step takes minutes")
-            list(self._as_fits(first, self._differentiation(self._leaves(), self._counts(first))))
+            log.info("Compiling the denoiser, which takes a minute or two")
+            list(self._as_fits(pairs, self._differentiation(self._leaves(), self._counts(pairs))))
         return self.compiled
 
-    def _timer(self, pairs: Sequence[Pair]) -> Callable[[], float]:
-        """Return what times the passes of a step, after one that warms up."""
-
-        def seconds() -> float:
-            took = 0.0
-            for _ in range(2):
-                began = time.perf_counter()
-                for loss, _ in self._as_fits(pairs, self._differentiation(self._leaves(), self._counts(pairs))):
-                    loss.tolist()
-                took = time.perf_counter() - began
-            return took
-
-        return seconds
+    def _seconds(self, pairs: Sequence[Pair]) -> float:
+        """Return what the passes of a step take, after one that warms up."""
+        took = 0.0
+        for _ in range(2):
+            began = time.perf_counter()
+            for loss, _grads in self._as_fits(pairs, self._differentiation(self._leaves(), self._counts(pairs))):
+                loss.tolist()
+            took = time.perf_counter() - began
+        return took
 
     def _without_compiling(self, error: Exception) -> bool:
         """Go on without a compiler that has failed; whether there was one."""
