@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of runs")
     parser.add_argument("--words", type=int, default=1, help="words that our run learns at once")
     parser.add_argument("--compile", action="store_true", help="with several words: compile the denoiser")
+    parser.add_argument("--bf16", action="store_true", help="on a CPU: measure ours in bf16 too (on a GPU all are)")
     parser.add_argument("--work", type=Path, default=Path("against-guide"), help="folder for bases and runs")
     parser.add_argument("--output", type=Path, help="where to keep results")
     args = parser.parse_args()
@@ -55,7 +56,9 @@ def main() -> None:
     base = written(args.geometry, args.work / args.geometry)
     for subject in subjects(args.words):
         suite.write(subject, args.work / "pictures" / subject.name)
-    arms = {"guide": (), "pseudoword": ()}
+    arms: dict[str, tuple[str, ...]] = {"guide": (), "pseudoword": ()}
+    if args.bf16:
+        arms["pseudoword-bf16"] = FAST[:1]
     if torch.cuda.is_available():
         arms = {"guide": (), "guide-fast": FAST, "pseudoword": FAST}
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
@@ -77,6 +80,7 @@ def command(args: argparse.Namespace) -> str:
     more = f" --resolution {args.resolution}" if args.resolution else ""
     more += f" --words {args.words}" if args.words > 1 else ""
     more += " --compile" if args.compile else ""
+    more += " --bf16" if args.bf16 else ""
     return (
         f"python benchmarks/against_guide.py --script PATH --geometry {args.geometry} --batch {batch} "
         f"--warm {args.warm} --steps {args.steps} --rounds {args.rounds}{more}"
@@ -97,10 +101,11 @@ def timed(arm: str, more: tuple[str, ...], base: Path, args: argparse.Namespace)
     rounds = -(-args.steps // args.warm)
     steps = args.warm * (1 + rounds)
     given = [*flags(base, folder, steps, args), *more]
-    several = arm == "pseudoword" and args.words > 1
+    own = arm.startswith("pseudoword")
+    several = own and args.words > 1
     if several:
         command = [str(Path(sys.executable).with_name("pseudoword")), "train", "--recipe", recipe(given, args)]
-    elif arm == "pseudoword":
+    elif own:
         command = [sys.executable, str(ours(args.geometry)), *given]
     else:
         command = [sys.executable, str(WITHOUT_TORCHVISION), str(args.script), *given]
@@ -174,12 +179,13 @@ def summary(runs: dict[str, list[dict[str, Any]]], words: int = 1) -> dict[str, 
         }
         for arm, own in runs.items()
     }
-    for arm, others in runs.items():
-        if arm != "pseudoword":
-            pairs = zip(runs["pseudoword"], others, strict=True)
-            ratios = [ours["pictures_per_second"] / theirs["pictures_per_second"] for ours, theirs in pairs]
-            whole = [words * t["seconds"] / o["seconds"] for o, t in zip(runs["pseudoword"], others, strict=True)]
-            found[f"times_as_fast_as_{arm}"] = {
+    own = [arm for arm in runs if arm.startswith("pseudoword")]
+    for mine in own:
+        for arm in (other for other in runs if other not in own):
+            both = list(zip(runs[mine], runs[arm], strict=True))
+            ratios = [ours["pictures_per_second"] / theirs["pictures_per_second"] for ours, theirs in both]
+            whole = [words * theirs["seconds"] / ours["seconds"] for ours, theirs in both]
+            found[f"{mine}_times_as_fast_as_{arm}"] = {
                 "median": round(statistics.median(ratios), 2),
                 "pairs": [round(ratio, 2) for ratio in ratios],
                 "whole_process_of_these_steps": round(statistics.median(whole), 2),

@@ -4,8 +4,9 @@
 
 For each number of pictures at once: seconds of preparing the batch, of encoding prompts, of the denoiser, of the
 backward pass to the rows and of a whole step; achieved FLOP/s as a share of a large matrix product's in the same
-precision, timed in the same call; the most memory held so far. With `--words 8` the pictures are those of as many
-words, and words per hour are told for 400 steps of 4 pictures each. Random weights at real sizes: nothing is
+precision, timed in the same call; the most memory held (on a CPU: so far, so ask for one number of pictures to know
+its own). With `--words 8` the pictures are those of as many words, and words per hour are told for 400 steps of 4
+pictures each, without start-up. Random weights at real sizes: nothing is
 downloaded. Results: benchmarks/results/step-GEOMETRY.json.
 """
 
@@ -31,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pseudoword import disk, families, methods, schedules
 from pseudoword.batch import Batch, Pair
+from pseudoword.engines import switches
 from pseudoword.engines.torch_engine import TorchEngine
 from pseudoword.evaluate.machine import machine
 from pseudoword.families.locate import locate
@@ -58,8 +60,10 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if args.mixed_precision is None:
         args.mixed_precision = "bf16" if torch.cuda.is_available() else "no"
-    measured = [Measured(args, count) for count in args.at_once if count >= args.words]
-    lines = [one.result() for one in measured]
+    counts = [count for count in args.at_once if count >= args.words]
+    if not counts:
+        parser.error(f"--at-once needs at least a picture for each of {args.words} words")
+    lines = [measured(args, count) for count in counts]
     product = max(lines[0]["matrix_product_tflops"], lines[-1]["matrix_product_tflops"])
     for line in lines:
         line["share_of_matrix_product"] = round(line["tflops"] / product, 3)
@@ -69,6 +73,14 @@ def main() -> None:
     show(lines)
     if args.output:
         disk.write(args.output, json.dumps(results, indent=1) + "\n")
+
+
+def measured(args: argparse.Namespace, count: int) -> dict[str, Any]:
+    """Return what a step of so many pictures takes, on a base that is gone afterwards."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return Measured(args, count).result()
 
 
 class Measured:
@@ -94,7 +106,6 @@ class Measured:
         self.engine.start(self.family, methods.build(ClassicOptions()), rows)
         side = RESOLUTIONS[args.geometry] // self.family.latent_factor
         self.shape = (self.family.vae.config["latent_channels"], side, side)
-        self.engine.compile(lambda: [self.pair(0)], 1, None)
 
     def pair(self, step: int) -> Pair:
         """Return made-up pictures with captions that differ, dealt to the words in turn."""
@@ -133,11 +144,9 @@ class Measured:
             torch.autograd.grad(forward(), flat)
 
         counter = FlopCounterMode(display=False)
-        self.family.compile(None)  # counted on the plain layers
-        with counter:
+        with counter:  # on the plain layers
             forward().backward()
-        if self.args.compile:
-            engine.compile(lambda: [pair], 1, None)
+        engine.compile(lambda: [pair], 1, None)
         works = {
             "batch": lambda: self.pair(2),
             "prompts": prompts,
@@ -145,7 +154,8 @@ class Measured:
             "both": both,
             "step": lambda: engine.step([pair], 1e-3),
         }
-        seconds = timed(works, self.args.rounds)
+        with switches.thrown(engine.options):
+            seconds = timed(works, self.args.rounds)
         step = seconds["step"]
         return {
             "at_once": self.count,

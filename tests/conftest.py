@@ -19,6 +19,8 @@ from hypothesis import settings
 from PIL import Image
 
 from pseudoword import hub_client
+from pseudoword.batch import Batch
+from pseudoword.engines.torch_engine import TorchEngine
 from pseudoword.families.sd import miniature
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import (
@@ -95,6 +97,50 @@ def make_recipe(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Rec
         return Recipe(concepts=(concept,), method=method, **sections)
 
     return make
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """Two pictures of other shapes than the first concept's, one of them masked."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for i, size in enumerate([(40, 20), (24, 24)]):
+        values = np.random.default_rng(10 + i).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{i}.png")
+    mask = np.zeros((40, 20), np.uint8)
+    mask[:10] = 255
+    Image.fromarray(mask).save(folder / "0-mask.png")
+    return folder
+
+
+@pytest.fixture
+def make_many(make_recipe: MakeRecipe, pictures: Path, others: Path) -> Callable[..., Recipe]:
+    """Make a recipe of three concepts that differ in pictures, vectors, properties and initializers."""
+
+    def make(**changes: Any) -> Recipe:
+        recipe = make_recipe(**changes)
+        concepts = (
+            ConceptRecipe("<cat>", str(pictures), "cat"),
+            ConceptRecipe("<dog>", str(others), "dog", num_vectors=3),
+            ConceptRecipe("<style>", str(pictures), "red", property="style"),
+        )
+        return dataclasses.replace(recipe, concepts=concepts)
+
+    return make
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return a list to which every pass through the model adds the concepts of its pictures."""
+    seen: list[list[int]] = []
+    loss = TorchEngine._loss
+
+    def noted(self: TorchEngine, params: Any, batch: Batch, *more: Any) -> Any:
+        seen.append(batch.concept.tolist())
+        return loss(self, params, batch, *more)
+
+    monkeypatch.setattr(TorchEngine, "_loss", noted)
+    return seen
 
 
 @pytest.fixture

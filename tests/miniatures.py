@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -71,3 +72,13 @@ def stopped_after(recipe: Recipe, step: int) -> None:
     run = train(recipe, stop=lambda: len(seen) >= step - 1)
     seen.extend(progress.step for progress in run)
     assert seen[-1] == step
+
+
+def in_folder(recipe: Recipe, folder: Path) -> Recipe:
+    """Return a recipe whose run has another folder."""
+    return dataclasses.replace(recipe, output=dataclasses.replace(recipe.output, folder=str(folder)))
+
+
+def word(run: Path, name: str) -> Concept:
+    """Return one of the words of a run of several."""
+    return Concept.load(run / "words" / name)

@@ -41,9 +41,14 @@ def test_a_stopped_run_goes_on_bit_for_bit(make_recipe: MakeRecipe, tmp_path: Pa
     assert rows_of(tmp_path / "run").tobytes() == rows_of(tmp_path / "whole").tobytes()
 
 
-def test_words_of_two_text_encoders_in_the_lowest(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    [*_, last] = train(make_recipe(model=str(xl_miniature.write(tmp_path / "xl")), memory="lowest", steps="2"))
+@pytest.mark.parametrize("mode", ["low", "lowest"])
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_they_sample_validation_pictures(make_recipe: MakeRecipe, tmp_path: Path, family: str, mode: str) -> None:
+    base = {} if family == "sd" else {"model": str(xl_miniature.write(tmp_path / "xl"))}
+    looking = {"validation_prompts": ["a photo of {}"], "num_validation_images": 1, "validation_sampling_steps": 2}
+    [*_, last] = train(make_recipe(**base, **looking, memory=mode, steps="2", loss_steps=1))
     assert np.isfinite(list(last.loss.values())).all()
+    assert [path.name for path in last.pictures] == ["step-000002.png"]
 
 
 def held(mode: str, base: Path) -> tuple[TorchEngine, StableDiffusion, int]:
@@ -70,17 +75,20 @@ def test_what_is_held_in_fewer_bits(base: Path) -> None:
     assert low.unet.is_gradient_checkpointing
 
 
-def test_they_take_one_picture_at_a_time(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    loss = TorchEngine._loss
+def test_they_take_one_picture_at_a_time(make_recipe: MakeRecipe, passes: list[list[int]]) -> None:
+    list(train(make_recipe(batch_size=3, steps="1", memory="low", loss_steps=1)))
+    assert len(passes) == 16 + 3 + 16
+    assert {len(own) for own in passes} == {1}
 
-    def noted(self: TorchEngine, params: object, batch: object, *more: object) -> object:
-        seen.append(len(batch.concept))  # pyright: ignore[reportAttributeAccessIssue]
-        return loss(self, params, batch, *more)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(TorchEngine, "_loss", noted)
-    list(train(make_recipe(batch_size=3, steps="1", memory="low")))
-    assert seen == [1, 1, 1]
+def test_a_run_that_was_out_of_memory_goes_on_one_picture_at_a_time(
+    make_recipe: MakeRecipe, passes: list[list[int]]
+) -> None:
+    stopped_after(make_recipe(), 2)
+    assert {len(own) for own in passes} == {2}
+    passes.clear()
+    list(train(make_recipe(memory="low"), resume="latest"))
+    assert {len(own) for own in passes} == {1}
 
 
 def test_the_vae_is_gone_when_the_rest_arrives(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +142,19 @@ def test_deterministic_algorithms_are_on_for_steps_alone(
     list(train(make_recipe(steps="2")))
     assert not any(seen[2:])
     assert rows_of(tmp_path / "run").tobytes() == rows_of(tmp_path / "same").tobytes()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # a caller's own choice
+    try:
+        for deterministic in (False, True):
+            list(train(make_recipe(deterministic=deterministic, steps="1", folder=str(tmp_path / "own"))))
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
     with caplog.at_level(logging.WARNING):
         list(train(make_recipe(deterministic=True, steps="3"), resume="latest"))
     assert "not bit for bit: deterministic was False and is True" in caplog.text
+
+
+def test_everything_is_put_on_the_engines_device(base: Path) -> None:
+    engine = TorchEngine(EngineRecipe())
+    engine.device = torch.device("meta")  # stands for any accelerator
+    assert engine._put(np.zeros(3)).device.type == "meta"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 
 from pseudoword import Recipe, train
 from pseudoword.errors import PseudowordError
+from pseudoword.recipe import ConceptRecipe
 from tests.miniatures import PROCESSES, MakeRecipe, rows_of
 
 MakeStop = Callable[[], Callable[[], bool]]
@@ -60,6 +62,24 @@ def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, accumu
     assert not list(tmp_path.glob("said-*"))
     assert np.abs(rows_of(tmp_path / "one") - rows_of(tmp_path / "two")).max() < 1e-5
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 20, "one process writes the log"
+
+
+def test_two_processes_learn_several_words_and_leave_out_the_same(
+    make_recipe: MakeRecipe, tmp_path: Path, pictures: Path
+) -> None:
+    """One concept has no pictures; the other two are what one process learns."""
+    recipe = make_recipe(batch_size=4, folder=str(tmp_path / "one"))
+    concepts = tuple(
+        ConceptRecipe(token, str(folder), "toy")
+        for token, folder in (("<a>", pictures), ("<gone>", tmp_path / "gone"), ("<b>", pictures))
+    )
+    list(train(dataclasses.replace(recipe, concepts=concepts)))
+    two = make_recipe(batch_size=2, folder=str(tmp_path / "two"))
+    together(dataclasses.replace(two, concepts=concepts), 2, tmp_path / "said")
+    assert not list(tmp_path.glob("said-*"))
+    for name in ("a", "b"):
+        one, other = (rows_of(tmp_path / run / "words" / name) for run in ("one", "two"))
+        assert np.abs(one - other).max() < 1e-5
 
 
 def test_a_run_of_two_processes_goes_on_in_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ Pair = tuple[Batch, Draw]
 
 
 def joined(pairs: Sequence[Pair]) -> Pair:
-    """Return pictures of one shape and one step as one batch."""
+    """Return pictures of one shape as one batch; its step is the first's."""
     if len(pairs) == 1:
         return pairs[0]
     batches, drawn = [batch for batch, _ in pairs], [draw for _, draw in pairs]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import PseudowordError
 from pseudoword.families.locate import locate
 from pseudoword.placeholder import vector_tokens
-from pseudoword.recipe import BaseModel, Output, Recipe, Validation
+from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Validation
 from pseudoword.starting import starting_rows
-from pseudoword.vocabulary import Vocabulary
+from pseudoword.vocabulary import Vocabulary, Words
 
 Told = dict[str, Any]
 MEMORY_BASIS = (
@@ -36,31 +37,57 @@ TIMED = 3
 
 
 def check(recipe: Recipe, *, time: bool = False) -> Told:
-    """Return what training would make of a recipe, as plain values; `refused` is the sentence that it would end with.
+    """Return what training would make of a recipe of one concept; see `check_each`."""
+    [told] = check_each(recipe, time=time)
+    return told
+
+
+def check_each(recipe: Recipe, *, time: bool = False) -> list[Told]:
+    """Return what training would make of each concept, as plain values; `refused` is the sentence it would end with.
 
     Reads pictures, captions, the tokenizer with its table and configurations, in the order in which training does, and
-    stops where that would. `time` also loads the model and carries out some steps. What only loading can tell, a
-    damaged file of weights, say, is not seen without it.
+    stops where that would. `time` also loads the model and carries out some steps, of all concepts together. What only
+    loading can tell, a damaged file of weights, say, is not seen without it.
     """
-    told: Told = {"starts": False, "refused": None, "pictures": [], "captions": [], "diffusers": []}
-    [wanted] = recipe.concepts
+
+    @functools.cache
+    def opened() -> Opened:
+        base = locate(recipe.base, toybox.BASES)
+        return base, families.part(base.family, "words").vocabularies(base)
+
+    found = [_checked(recipe, wanted, opened) for wanted in recipe.concepts]
+    if time and any(told["starts"] for told in found):
+        last = [told for told in found if told["starts"]][-1]
+        try:
+            last["time"] = timed(recipe)
+        except PseudowordError as error:
+            last |= {"starts": False, "refused": str(error)}
+    return found
+
+
+Opened = tuple[BaseModel, Mapping[str, Vocabulary]]
+
+
+def _checked(recipe: Recipe, wanted: ConceptRecipe, opened: Callable[[], Opened]) -> Told:
+    """Return what training would make of a concept, whose word is lent beside those before it."""
+    told: Told = {"token": wanted.token, "starts": False, "refused": None, "pictures": [], "captions": []}
+    told |= {"diffusers": [], "time": None}
     try:
         tracking.check(recipe.output.report_to)
         found = pictures.find(wanted.pictures, recipe.data)
         told["pictures"] = _verdicts(found)
         own = ConceptPictures(wanted, recipe.data, found)
         _add_sidecars(told["pictures"], own)
-        base = locate(recipe.base, toybox.BASES)
-        vocabularies = families.part(base.family, "words").vocabularies(base)
+        base, vocabularies = opened()
         starting_rows(vocabularies, wanted)
         framed = own.framed(families.part(base.family, "sizes").sizes(base))
         _add_frames(told["pictures"], framed)
         tokens = vector_tokens(wanted.token, wanted.num_vectors)
-        told["captions"] = _captions(own.captions, vocabularies, tokens)
-        told["diffusers"] = _read_differently(own.captions, vocabularies, tokens)
-        examples.captions_of(own.captions, vocabularies)
+        alone = {encoder: vocabulary.alone(wanted.token) for encoder, vocabulary in vocabularies.items()}
+        told["captions"] = _captions(own.captions, alone)
+        told["diffusers"] = _read_differently(own.captions, alone, tokens)
+        examples.captions_of(own.captions, alone)
         told["memory"] = _memory(recipe, base, framed)
-        told["time"] = timed(recipe) if time else None
         told["starts"] = True
     except PseudowordError as error:
         told["refused"] = str(error)
@@ -102,31 +129,28 @@ def _add_frames(rows: list[Told], framed: FramedPictures) -> None:
 # Captions
 
 
-def _captions(captions: Captions, vocabularies: Mapping[str, Vocabulary], tokens: Sequence[str]) -> list[Told]:
+def _captions(captions: Captions, vocabularies: Mapping[str, Words]) -> list[Told]:
     """Return each caption as each text encoder sees it."""
     seen = []
     for name, text in captions.hardest():
         for encoder, vocabulary in vocabularies.items():
             encoded, limit = vocabulary.encode(text), vocabulary.model_max_length
-            told = {"from": name, "text": text, "encoder": encoder, "tokens": _words(encoded.ids, vocabulary, tokens)}
+            told = {"from": name, "text": text, "encoder": encoder, "tokens": _words(encoded.ids, vocabulary)}
             seen.append({**told, "count": encoded.length, "limit": limit, "cut": encoded.length > limit})
     return seen
 
 
-def _words(ids: np.ndarray, vocabulary: Vocabulary, tokens: Sequence[str]) -> list[str]:
+def _words(ids: np.ndarray, vocabulary: Words) -> list[str]:
     """Return ids from start to end as tokens, without the padding; the word's own as it is called."""
     read: list[int] = ids.tolist()
     read = read[: read.index(vocabulary.tokenizer.eos_token_id) + 1]
     names = [
         str(name) for name in vocabulary.tokenizer.convert_ids_to_tokens([min(i, vocabulary.size - 1) for i in read])
     ]
-    return [
-        tokens[i - vocabulary.size] if i >= vocabulary.size else name.removesuffix("</w>")
-        for i, name in zip(read, names, strict=True)
-    ]
+    return [vocabulary.tokens_by_id.get(i) or name.removesuffix("</w>") for i, name in zip(read, names, strict=True)]
 
 
-def _read_differently(captions: Captions, vocabularies: Mapping[str, Vocabulary], tokens: Sequence[str]) -> list[str]:
+def _read_differently(captions: Captions, vocabularies: Mapping[str, Words], tokens: Sequence[str]) -> list[str]:
     """Return where diffusers' `load_textual_inversion` reads a prompt otherwise than we do, tried with its tokenizer.
 
     It adds the word's tokens to the tokenizer, which then finds them inside other words and regardless of case; we
@@ -136,11 +160,11 @@ def _read_differently(captions: Captions, vocabularies: Mapping[str, Vocabulary]
     for vocabulary in vocabularies.values():
         tokenizer = copy.deepcopy(vocabulary.tokenizer)
         tokenizer.add_tokens(list(tokens))
-        rows = dict(zip(tokenizer.convert_tokens_to_ids(list(tokens)), range(len(tokens)), strict=True))
+        rows = dict(zip(tokenizer.convert_tokens_to_ids(list(tokens)), vocabulary.ids[token], strict=True))
 
-        def theirs(text: str, tokenizer: Any = tokenizer, rows: Any = rows, size: int = vocabulary.size) -> list[int]:
+        def theirs(text: str, tokenizer: Any = tokenizer, rows: Any = rows) -> list[int]:
             ids = tokenizer(_expanded(text, tokenizer), add_special_tokens=False).input_ids
-            return [size + rows[i] if i in rows else i for i in ids]
+            return [rows.get(i, i) for i in ids]
 
         def differs(text: str, vocabulary: Any = vocabulary, theirs: Any = theirs) -> bool:
             room = vocabulary.model_max_length - 2
@@ -174,7 +198,8 @@ def _memory(recipe: Recipe, base: BaseModel, framed: FramedPictures) -> Told | N
     except ImportError:
         return None
     engine = recipe.engine
-    half, at_once = engine.precision != "no", recipe.training.batch_size if engine.memory == "auto" else 1
+    half = engine.precision != "no"
+    at_once = engine.pictures_at_once or (recipe.training.batch_size if engine.memory == "auto" else 1)
     weights = costs.weights(base, half=half, eight_bits=engine.memory == "lowest")
     del weights["vae"]  # gone by the time of the first step
     sizes = {frame.size for frames in framed.frames for frame in frames}

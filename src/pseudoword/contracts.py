@@ -26,7 +26,8 @@ class NonFiniteLoss(ArithmeticError):
     """Losses, gradients or updates that are NaN or infinite; all parameters are still those of the step before."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
-        super().__init__("; ".join(reasons.values()))
+        named = [f"of {token} {reason}" if len(reasons) > 1 else reason for token, reason in reasons.items()]
+        super().__init__("; ".join(named))
         self.reasons = reasons
         """What is not finite, by the token of each concept that this befell."""
 

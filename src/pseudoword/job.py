@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import math
 import secrets
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,10 +34,12 @@ from pseudoword.starting import starting_rows, starting_state
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
+
+@dataclass
 class Job:
-    """What a run needs besides its engine and folder, ready to train."""
+    """What a run needs besides its engine and folder, ready to train; concepts that fail on the way leave it."""
 
     recipe: Recipe
     checkpoint: Checkpoint | None
@@ -76,8 +78,7 @@ class Job:
     def give_up(self, reasons: Mapping[str, str]) -> None:
         """Take concepts out that cannot be learned on."""
         self.failed.update(reasons)
-        gone = tuple(f"{token}: " for token in reasons)
-        self.facts["pictures"] = [fact for fact in self.facts["pictures"] if not fact.startswith(gone)]
+        _forget(self.facts, reasons)
         self.lessons[:] = [lesson for lesson in self.lessons if lesson.token not in reasons]
 
 
@@ -89,11 +90,13 @@ def prepare(
     checkpoint = engine.on_main(lambda: run.find(resume))
     recipe, seed = _seeded(engine, recipe, checkpoint)
     failed = dict(checkpoint.failed) if checkpoint else {}
-    given = _given(recipe, dataset, failed)
+    attempt = _Attempts(engine, recipe, failed, resumed=checkpoint is not None)
+    given = _given(recipe, dataset, attempt)
     share = engine.share(recipe.training.batch_size, recipe.training.gradient_accumulation_steps)
     batch = len(share) * engine.processes
     # What the last bits depend on is as it was in the resumed run, unless it is asked for otherwise.
-    known = recipe.engine.pictures_at_once or (checkpoint.at_once if checkpoint else 0)
+    same_memory = checkpoint is not None and checkpoint.memory == recipe.engine.memory
+    known = recipe.engine.pictures_at_once or (checkpoint.at_once if checkpoint and same_memory else 0)
     facts = {"recipe": _without_paths(recipe), "pictures": _picture_facts(recipe, given), "batch": batch}
     compiled = {"on": True, "off": False}.get(recipe.engine.compile, checkpoint.compiled if checkpoint else None)
     facts["arithmetic"] = {**engine.arithmetic(), AT_ONCE: str(known), COMPILED: str(compiled)}
@@ -106,7 +109,8 @@ def prepare(
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
     method = methods.build(recipe.method)
     engine.prepare(family)
-    lessons, rows = _lessons(recipe, family, given, failed, seed)
+    lessons, rows = _lessons(recipe, family, given, attempt, seed)
+    _forget(facts, failed)
     states = {lesson.token: starting_state(lesson.wanted, rows[lesson.token], method) for lesson in lessons}
     if all(isinstance(lesson.source, Cached) for lesson in lessons):
         family.leave_vae()
@@ -127,8 +131,31 @@ def prepare(
     return Job(recipe, checkpoint, facts, family, lessons, failed, portions, steps)
 
 
-def _given(recipe: Recipe, dataset: Dataset | None, failed: dict[str, str]) -> dict[str, ConceptPictures | Dataset]:
-    """Return the pictures of every concept that has some; of several, those that have none are noted as failed."""
+class _Attempts:
+    """Tries what a run of several concepts needs of each; one that fails is noted, and the others go on."""
+
+    def __init__(self, engine: Engine, recipe: Recipe, failed: dict[str, str], *, resumed: bool) -> None:
+        self.engine, self.recipe, self.failed = engine, recipe, failed
+        self._all_or_nothing = resumed or len(recipe.concepts) == 1
+
+    def __call__(self, wanted: ConceptRecipe, make: Callable[[], T]) -> T | None:
+        """Return what is made, on every process; None if it fails on one of them."""
+        made = reason = None
+        try:
+            made = make()
+        except PseudowordError as error:
+            if self._all_or_nothing:
+                raise
+            reason = str(error)
+        if not self.engine.any(reason is not None):
+            return made
+        self.failed[wanted.token] = reason or "Another process could not read it."
+        log.warning("%s is left out, and the others are learned: %s", wanted.token, self.failed[wanted.token])
+        return None
+
+
+def _given(recipe: Recipe, dataset: Dataset | None, attempt: _Attempts) -> dict[str, ConceptPictures | Dataset]:
+    """Return the pictures of every concept that has some."""
     if dataset is not None:
         if len(recipe.concepts) > 1:
             raise RecipeError(
@@ -137,59 +164,55 @@ def _given(recipe: Recipe, dataset: Dataset | None, failed: dict[str, str]) -> d
             )
         return {wanted.token: dataset for wanted in recipe.concepts}
     given = {}
-    for wanted in recipe.concepts:
-        if wanted.token not in failed:
-            with _others_go_on(recipe, wanted, failed):
-                given[wanted.token] = ConceptPictures(wanted, recipe.data)
+    for wanted in (own for own in recipe.concepts if own.token not in attempt.failed):
+        found = attempt(wanted, functools.partial(ConceptPictures, wanted, recipe.data))
+        if found is not None:
+            given[wanted.token] = found
     return given
 
 
 def _lessons(
-    recipe: Recipe,
-    family: Family,
-    given: Mapping[str, ConceptPictures | Dataset],
-    failed: dict[str, str],
-    seed: int,
+    recipe: Recipe, family: Family, given: Mapping[str, ConceptPictures | Dataset], attempt: _Attempts, seed: int
 ) -> tuple[list[Lesson], dict[str, dict[str, np.ndarray]]]:
     """Lend the words to the base, and return what each is learned from and its first rows."""
     lessons: list[Lesson] = []
     rows = {}
     for wanted in (own for own in recipe.concepts if own.token in given):
-        token = wanted.token
-        with _others_go_on(recipe, wanted, failed):
-            try:
-                first = starting_rows(family.vocabularies, wanted)
-                own = given[token]
-                data = own.framed(family) if isinstance(own, ConceptPictures) else own
-                source = examples.prepare(
-                    data,
-                    {encoder: vocabulary.alone(token) for encoder, vocabulary in family.vocabularies.items()},
-                    vector_tokens(token, wanted.num_vectors),
-                    family.encode_images,
-                    seed=seed,
-                    workers=recipe.data.workers,
-                )
-            except PseudowordError:
-                for vocabulary in family.vocabularies.values():
-                    vocabulary.give_back(token)
-                raise
-            lessons.append(Lesson(wanted, len(lessons), data, source))
-            rows[token] = first
+        own, number = given[wanted.token], len(lessons)
+        made = attempt(wanted, functools.partial(_lesson, recipe, family, wanted, own, number, seed))
+        if made is None:
+            for vocabulary in family.vocabularies.values():
+                vocabulary.give_back(wanted.token)
+            continue
+        lesson, rows[wanted.token] = made
+        lessons.append(lesson)
     if not lessons:
-        raise RecipeError(f"None of the {len(recipe.concepts)} concepts can be learned: {' '.join(failed.values())}")
+        told = " ".join(attempt.failed.values())
+        raise RecipeError(f"None of the {len(recipe.concepts)} concepts can be learned: {told}")
     return lessons, rows
 
 
-@contextmanager
-def _others_go_on(recipe: Recipe, wanted: ConceptRecipe, failed: dict[str, str]) -> Iterator[None]:
-    """Note what is wrong with one of several concepts, and go on with the others; of a run's only one it is raised."""
-    try:
-        yield
-    except PseudowordError as error:
-        if len(recipe.concepts) == 1:
-            raise
-        failed[wanted.token] = str(error)
-        log.warning("%s is left out, and the others are learned: %s", wanted.token, error)
+def _lesson(
+    recipe: Recipe, family: Family, wanted: ConceptRecipe, given: ConceptPictures | Dataset, number: int, seed: int
+) -> tuple[Lesson, dict[str, np.ndarray]]:
+    """Lend a word to the base, and return what it is learned from and its first rows."""
+    rows = starting_rows(family.vocabularies, wanted)
+    data = given.framed(family) if isinstance(given, ConceptPictures) else given
+    source = examples.prepare(
+        data,
+        {encoder: vocabulary.alone(wanted.token) for encoder, vocabulary in family.vocabularies.items()},
+        vector_tokens(wanted.token, wanted.num_vectors),
+        family.encode_images,
+        seed=seed,
+        workers=recipe.data.workers,
+    )
+    return Lesson(wanted, number, data, source), rows
+
+
+def _forget(facts: dict[str, Any], tokens: Iterable[str]) -> None:
+    """Take these concepts' pictures out of a checkpoint's facts; a resumed run does not look at them."""
+    gone = tuple(f"{token}: " for token in tokens)
+    facts["pictures"] = [fact for fact in facts["pictures"] if not fact.startswith(gone)]
 
 
 AT_ONCE = "micro-batch"

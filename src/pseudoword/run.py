@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -89,6 +90,11 @@ class Checkpoint:
         return int(self.facts["arithmetic"].get("micro-batch", 0))
 
     @property
+    def memory(self) -> str:
+        """The memory mode that it was kept in."""
+        return self.facts["recipe"].get("engine", {}).get("memory", "auto")
+
+    @property
     def compiled(self) -> bool:
         """Whether the denoiser was compiled."""
         return self.facts["arithmetic"].get("compiled") == "True"
@@ -160,7 +166,8 @@ class Run:
                 disk.sweep(folder)
         stale = [path for at, path in self.checkpoints() if at > step]
         if checkpoint is None:
-            names = ["log.jsonl", "recipe.toml", *RESULTS, layout.WORDS, *self._pipeline()]
+            names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
+            names += [layout.WORDS] if any((self.folder / layout.WORDS).glob("*/recipe.toml")) else []
             stale += [path for name in names if (path := self.folder / name).exists()]
             stale += [path for path in [self.logs(recipe)] if path.parent == self.folder.resolve() and path.exists()]
             stale += _later_words(self.folder, 0) + _best_words(self.folder)
@@ -174,8 +181,11 @@ class Run:
         disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
         if len(places) > 1:  # each word's folder is one that the other commands take for a run's
             for wanted in recipe.concepts:
-                places[wanted.token].mkdir(parents=True, exist_ok=True)
-                disk.write(places[wanted.token] / "recipe.toml", tomli_w.dumps(recipe.alone(wanted).to_dict()))
+                place = places[wanted.token]
+                place.mkdir(parents=True, exist_ok=True)
+                output = dataclasses.replace(recipe.output, folder=str(place), hub_model_id=None)
+                alone = dataclasses.replace(recipe.alone(wanted), output=output)
+                disk.write(place / "recipe.toml", tomli_w.dumps(alone.to_dict()))
         kept = [line for line in self.log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -207,7 +217,8 @@ class Run:
             to = aside / path.relative_to(self.folder) if path.is_relative_to(self.folder) else aside / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
             path.rename(to)
-        names = ", ".join(path.name for path in paths)
+        own = [path.relative_to(self.folder) if path.is_relative_to(self.folder) else path for path in paths]
+        names = ", ".join(path.as_posix() for path in own)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
 
     def keep(
@@ -250,6 +261,11 @@ class Run:
         line = {name: value for name, value in line.items() if value != {}}
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+    def failed(self) -> Mapping[str, str]:
+        """Return why concepts were not learned, by token, as the newest checkpoint has it."""
+        kept = self.checkpoints()
+        return read_checkpoint(kept[-1][1]).failed if kept else {}
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the lines of the log that are whole."""
@@ -326,7 +342,7 @@ def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
             "Set it back, or start a new run in another folder."
         )
     was, now = checkpoint.facts["arithmetic"], facts["arithmetic"]
-    drift = [f"{k} was {was.get(k)} and is {now[k]}" for k in now if was.get(k) != now[k]]
+    drift = [f"{k} was {was[k]} and is {now[k]}" for k in now if k in was and was[k] != now[k]]
     if drift:
         log.warning("Resuming, but not bit for bit: %s.", "; ".join(drift))
     if "schedule.steps" in changed and new["schedule.lr_scheduler"] not in ("constant", "constant_with_warmup"):

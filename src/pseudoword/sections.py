@@ -162,7 +162,7 @@ class Training:
     seed: int | None = None
     """Every random choice follows from it. Drawn and written to the run's recipe if not given."""
     batch_size: int = 4
-    """Pictures per micro-batch and process."""
+    """Pictures per micro-batch and process, of each concept."""
     gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step. Saves memory, costs time; the result is that of one large batch."""
     gradient_clip: float | None = None
@@ -229,8 +229,9 @@ class EngineRecipe:
     xformers: bool = False
     """Use xformers' attention instead of PyTorch's own (SDPA), which is as fast and the default."""
     pictures_at_once: int = 0
-    """Pictures that go through the model at once, where a step has several micro-batches: these are taken together as
-    far as memory allows, which is faster and the same step. 0 counts what fits; as batch_size it keeps them apart."""
+    """Pictures that go through the model at once, of all that a step sees: micro-batches and concepts are taken
+    together as far as memory allows, which is faster and the same step. 0 counts what fits, or is 1 where memory is
+    'low'."""
     allow_tf32: bool = False
     """Allow TF32 matrix products on NVIDIA Ampere GPUs and later: faster fp32, slightly less exact."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -262,7 +263,8 @@ class Validation:
     """What is looked at along the way; learns nothing. May change when a run is resumed."""
 
     validation_prompts: tuple[str, ...] = ()
-    """Prompts with the new word; pictures of them are sampled into `samples/` along the way. None by default."""
+    """Prompts with the new word, or {} for it; pictures of them are sampled into `samples/` on the way. None by
+    default."""
     validation_negative_prompt: str = ""
     """What these pictures should not be."""
     num_validation_images: int = 4

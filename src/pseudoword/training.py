@@ -16,6 +16,7 @@ from pseudoword.batch import Pair
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
 from pseudoword.data.dataset import Dataset
+from pseudoword.data.lessons import Lesson
 from pseudoword.errors import RunError, TrainingStopped
 from pseudoword.evaluate.validator import Validator, prompts_of
 from pseudoword.job import Job, in_steps, prepare
@@ -120,6 +121,8 @@ def _step(engine: Engine, run: Run, job: Job, batches: _Batches, step: int, lr: 
                 raise _stopped(run, error, job.recipe) from error
             for token, reason in error.reasons.items():
                 log.warning("%s is given up because %s; the other concepts go on.", token, reason)
+            gone = [lesson for lesson in job.lessons if lesson.token in error.reasons]
+            engine.on_main(lambda lessons=gone: _write_along(engine, run, job, lessons, step))
             job.give_up(error.reasons)
             batches.again(step)
 
@@ -206,10 +209,7 @@ def _keep(
     def write() -> tuple[Path, ...]:
         kept = _write_best(run, job, validator, [token for token, own in validator.best.items() if own.step == step])
         if step % output.save_steps == 0:
-            rows, places = engine.rows(), run.places(job.recipe)
-            for lesson in job.lessons:
-                path = places[lesson.token] / f"learned_embeds-steps-{step}{output.suffix}"
-                kept += formats.write_each(job.concept(lesson, rows[lesson.token], step), path)
+            kept += _write_along(engine, run, job, job.lessons, step)
         if checkpointing:
             arrays = engine.snapshot([lesson.token for lesson in job.lessons])
             kept.append(run.keep(step, arrays, job.facts, validator.best))
@@ -217,6 +217,15 @@ def _keep(
         return tuple(kept)
 
     return engine.on_main(write)
+
+
+def _write_along(engine: Engine, run: Run, job: Job, lessons: Sequence[Lesson], step: int) -> list[Path]:
+    """Write words as they are after a step."""
+    rows, places, written = engine.rows(), run.places(job.recipe), []
+    for lesson in lessons:
+        path = places[lesson.token] / f"learned_embeds-steps-{step}{job.recipe.output.suffix}"
+        written += formats.write_each(job.concept(lesson, rows[lesson.token], step), path)
+    return written
 
 
 def _write_best(run: Run, job: Job, validator: Validator, tokens: Sequence[str]) -> list[Path]:

@@ -36,43 +36,36 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword.checking import check, timed
+    from pseudoword.checking import check_each
 
-    recipe = recipe_of(options)
-    if len(recipe.concepts) == 1:
-        found = [check(recipe, time=options.time)]
-    else:
-        found = [{"token": own.token, **check(recipe.alone(own))} for own in recipe.concepts]
-        if options.time and any(told["starts"] for told in found):
-            found[-1]["time"] = timed(recipe)  # of all of them together
+    found = check_each(recipe_of(options), time=options.time)
     if options.json:
-        print(json.dumps(found if len(recipe.concepts) > 1 else found[0], indent=1))
+        print(json.dumps(found if len(found) > 1 else found[0], indent=1))
     else:
         for told in found:
-            _print(told)
+            _print(told, last=told is found[-1])
     return 0 if all(told["starts"] for told in found) else 1
 
 
-def _print(told: dict[str, Any]) -> None:
+def _print(told: dict[str, Any], *, last: bool) -> None:
     from rich.console import Console
 
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
-    if "token" in told:
-        console.print(f"{told['token']}:")
+    console.print(f"{told['token']}:")
     for table in (_pictures(told["pictures"]), _captions(told["captions"])):
         if table.row_count:
             console.print(table)
             console.print()
     for difference in told["diffusers"]:
         console.print(f"diffusers' own loader reads differently: {difference}.")
-    if memory := told.get("memory"):
+    if last and (memory := told.get("memory")):
         parts = " + ".join(f"{name} {_size(size)}" for name, size in memory["weights"].items())
         step = f"a step {_size(memory['kept_for_gradient'])}"
         console.print(f"Memory: about {_size(memory['total'])} ({parts} + {step}); {memory['basis']}.")
     if time := told.get("time"):
         whole = time["seconds"] / 60
         console.print(f"Time: {time['seconds_per_step']:.2f} s a step, {whole:.1f} minutes for {time['steps']} steps.")
-    elif told["starts"]:
+    elif told["starts"] and last:
         console.print("Time: not measured; --time loads the model and times a few steps.")
     if told["starts"]:
         console.print("Training would start.")

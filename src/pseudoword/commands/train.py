@@ -79,13 +79,14 @@ def run(arguments: Sequence[str]) -> int:
 
     watch.show_messages()
     from pseudoword.interruption import carry_out
+    from pseudoword.run import Run
     from pseudoword.training import train
 
     recipe = recipe_of(options)
     last = carry_out(
         lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume latest", as_json=options.json
     )
-    failed = dict(last.failed) if last else {}
+    failed = last.failed if last else Run(recipe.output.folder, hold=False).failed()  # nothing was left to do
     if watch.is_main_process() and not options.json:
         learned = [concept.token for concept in recipe.concepts if concept.token not in failed]
         folder = recipe.output.folder if len(recipe.concepts) == 1 else str(Path(recipe.output.folder) / WORDS)

@@ -18,7 +18,8 @@ def thrown(options: EngineRecipe) -> Iterator[None]:
     """Allow TF32 for the block or not, and if asked for only algorithms that give the same numbers every time."""
     products: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    before = products.allow_tf32, torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    tf32, convolutions = products.allow_tf32, (cudnn.deterministic, cudnn.benchmark)
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     products.allow_tf32 = options.allow_tf32
     if options.deterministic:
         torch.use_deterministic_algorithms(True)
@@ -26,9 +27,10 @@ def thrown(options: EngineRecipe) -> Iterator[None]:
     try:
         yield
     finally:
-        products.allow_tf32 = before[0]
-        torch.use_deterministic_algorithms(before[1])
-        cudnn.deterministic, cudnn.benchmark = before[2:]
+        products.allow_tf32 = tf32
+        if options.deterministic:
+            torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+            cudnn.deterministic, cudnn.benchmark = convolutions
 
 
 def check(options: EngineRecipe, device: torch.device) -> None:

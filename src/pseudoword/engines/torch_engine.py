@@ -95,7 +95,10 @@ class TorchEngine:
 
     def compile(self, first: Callable[[], Sequence[Pair]], steps: int, known: bool | None) -> bool:
         """Compile the denoiser if that is wanted, or pays over so many steps; see `contracts.Engine`."""
-        wanted = {"on": True, "off": False, "auto": known}[self.options.compile]
+        with switches.thrown(self.options):  # the compiler looks at them
+            return self._compile(first, steps, {"on": True, "off": False, "auto": known}[self.options.compile])
+
+    def _compile(self, first: Callable[[], Sequence[Pair]], steps: int, wanted: bool | None) -> bool:
         if wanted is None:
             pays, device, layers = compiling.pays, self.device.type, self.family.layers
             wanted = self.on_main(lambda: pays(device, layers, steps, lambda: self._seconds(first())))
@@ -175,19 +178,23 @@ class TorchEngine:
         Raises NonFiniteLoss, with parameters and state as before the step, if a loss or gradient is not finite.
         """
         own = [i for i, count in enumerate(self._counts(micro_batches)) if count]
+        scaled = self.loss_scale, self.good_steps
         while True:
             with switches.thrown(self.options):
                 losses, grads = self._gradients(micro_batches)
             updated = self._updated({i: grads[i] for i in own}, lr)
             finite = [torch.stack([losses[i].isfinite(), *map(updates.finite, (grads[i], *updated[i]))]) for i in own]
             # The one time in a step that the host waits for the device.
-            told = torch.cat([losses[own], torch.stack(finite).to(losses.dtype).flatten()]).tolist()
+            told = torch.cat(
+                [torch.stack([losses[i] for i in own]), torch.stack(finite).to(losses.dtype).flatten()]
+            ).tolist()
             flags = [told[len(own) + 4 * i :][:4] for i in range(len(own))]
             reasons = {self.tokens[i]: self._reason(flag) for i, flag in zip(own, flags, strict=True) if not all(flag)}
             if not any(loss and not grad for loss, grad, *_ in flags) or self.loss_scale <= 1.0:
                 break
             self.loss_scale, self.good_steps = self.loss_scale / 2, 0  # fp16 overflow: the same draws again
         if reasons:
+            self.loss_scale, self.good_steps = scaled
             raise NonFiniteLoss(reasons)
         for i, (params, state) in updated.items():
             self.params[i], self.state[i] = params, state
@@ -260,8 +267,8 @@ class TorchEngine:
         """Take half as many pictures at once from now on; the step's means stay over all of them."""
         if size == 1:
             raise TrainingStopped(
-                "The device has not enough memory for one picture. Try gradient_checkpointing, mixed_precision, "
-                "or a smaller resolution."
+                "The device has not enough memory for one picture. "
+                "Try memory 'low' or 'lowest', or a smaller resolution."
             )
         self.largest = size // 2
         log.warning("Out of memory with %d pictures at once; going on with %d, the same step.", size, self.largest)
@@ -386,8 +393,8 @@ class TorchEngine:
 
     def _put(self, array: np.ndarray) -> torch.Tensor:
         """Copy to the device; to an accelerator from pinned memory, so that the host does not wait for it."""
-        tensor = torch.from_numpy(np.array(array))
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        tensor, on_cuda = torch.from_numpy(np.array(array)), self.device.type == "cuda"
+        return (tensor.pin_memory() if on_cuda else tensor).to(self.device, non_blocking=on_cuda)
 
 
 ENGINE = TorchEngine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -52,6 +53,9 @@ class Validator:
             for lesson in lessons
             if (options := self._asked(recipe, lesson.token)).validation_prompts
         }
+        told = recipe.engine.memory != "auto" or recipe.engine.pictures_at_once
+        # Without gradients more fits than in training.
+        self._at_once = portions.at_once if told else max(portions.at_once, BATCH)
         self.best: dict[str, Best] = {}
         """By token; known on the main process alone."""
         self._fixed: dict[str, list[Pair]] = {}
@@ -98,7 +102,7 @@ class Validator:
             if lesson.token not in self._fixed:
                 self._fixed[lesson.token] = fixed_draws(lesson, self.family.num_timesteps, DRAWS, self.portions.seed)
         pairs = [pair for lesson in self.lessons for pair in self._fixed[lesson.token]]
-        return grouped(pairs, max(self.portions.at_once, BATCH))  # without gradients more fits than in training
+        return grouped(pairs, self._at_once)
 
     def _measured(self, step: int) -> dict[str, float]:
         losses = self.engine.fixed_loss(self._draws())
@@ -137,11 +141,14 @@ class Validator:
         encode_all(self.family.vocabularies, prompts)  # says what a prompt's end cuts off
         vocabulary = next(iter(self.family.vocabularies.values()))
         for prompt in prompts:
-            if not set(tokens) & set(vocabulary.encode(prompt).words):
-                told = " or ".join(tokens)
-                log.warning(
-                    "The validation prompt %r does not hold %s, so its pictures stay as they are.", prompt, told
-                )
+            if set(tokens) & set(vocabulary.encode(prompt).words):
+                continue
+            if len(tokens) > 1:
+                log.warning("The validation prompt %r holds none of the words, so it is left out.", prompt)
+                continue
+            log.warning(
+                "The validation prompt %r does not hold %s, so its pictures stay as they are.", prompt, tokens[0]
+            )
 
 
 SLOT = "{}"
@@ -152,5 +159,6 @@ def prompts_of(recipe: Recipe, token: str) -> tuple[str, ...]:
     """Return a word's validation prompts, written out; of several words, those that are for all or hold this one."""
     prompts = recipe.validation.validation_prompts
     if len(recipe.concepts) > 1:
-        prompts = tuple(prompt for prompt in prompts if SLOT in prompt or token in prompt)
+        alone = re.compile(rf"(?<!\w){re.escape(token)}(?!\w)")  # as the vocabulary reads it
+        prompts = tuple(prompt for prompt in prompts if SLOT in prompt or alone.search(prompt))
     return tuple(prompt.replace(SLOT, token) for prompt in prompts)

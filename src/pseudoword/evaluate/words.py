@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from pseudoword import formats
+from pseudoword import formats, layout
 from pseudoword.concept import Concept
 from pseudoword.data import images
 from pseudoword.data.folder import look, scan
@@ -96,7 +96,22 @@ class Word:
 
     @cached_property
     def _log(self) -> list[dict[str, Any]]:
-        return Run(self.run, hold=False).log_lines() if self.run else []
+        if self.run is None:
+            return []
+        if self.run.parent.name != layout.WORDS:
+            return Run(self.run, hold=False).log_lines()
+        # One of several words: its own losses, and its share of the time.
+        lines = Run(self.run.parent.parent, hold=False).log_lines()
+        return [self._own(line) for line in lines]
+
+    def _own(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Return what a line of a log says of this word alone."""
+        losses = {
+            name: {token: loss for token, loss in line[name].items() if token == self.concept.token}
+            for name in ("loss", "fixed_draw_loss")
+            if name in line
+        }
+        return {**line, **losses, "seconds": line["seconds"] / max(1, len(line.get("loss", {})))}
 
     def real_pictures(self) -> list[Image.Image]:
         """Return the pictures that it is compared with, whole and upright; PicturesError if they are gone."""
@@ -117,6 +132,8 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     if run and recipe and len(recipe.concepts) > 1:
         places = Run(run, hold=False).places(recipe).values()
         learned = [str(own) for own in places if any(formats.files_in(own))]
+        if not learned:
+            raise RecipeError(f"The run in {path!r} has not learned a word yet; go on with it: --resume latest.")
         return [word for own in learned for word in words_of(own, asked, steps)]
     learned = next(iter(recipe.concepts)) if recipe else None
     if steps is not None and run is None:

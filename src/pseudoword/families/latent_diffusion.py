@@ -8,6 +8,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -23,10 +24,9 @@ from torch import nn
 from pseudoword import families, objectives
 from pseudoword.concept import Concept
 from pseudoword.errors import RecipeError, first_line
-from pseudoword.families import parts, samplers
+from pseudoword.families import memory, parts, samplers
 from pseudoword.families.clip_words import load_tokenizer
 from pseudoword.families.configurations import sizes_of
-from pseudoword.families.memory import lighten
 from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.vocabulary import Vocabulary
@@ -194,7 +194,7 @@ class LatentDiffusion(ABC):
         """Move all but the VAE to a device; see `contracts.Family`."""
         _move(self.unet, "cpu" if eight_bits else device, dtype)
         if eight_bits:
-            lighten(self.unet, self.text_encoders.values(), dtype)
+            memory.lighten(self.unet, self.text_encoders.values(), dtype)
             self.unet.to(device=device)
         if channels_last:
             self.unet.to(memory_format=torch.channels_last)
@@ -237,6 +237,7 @@ class LatentDiffusion(ABC):
     def leave_vae(self) -> None:
         """Take the VAE off the accelerator once every latent is cached."""
         self.vae.to(device="cpu")
+        memory.empty_cache()  # what it worked in would count as taken
 
     # The parts of the loss
 
@@ -255,6 +256,12 @@ class LatentDiffusion(ABC):
         """Return alpha_t and sigma_t as [batch, 1, 1, 1]."""
         signal = self.alphas_cumprod[timestep][:, None, None, None]
         return signal.sqrt(), (1 - signal).sqrt()
+
+    def text_precision(self) -> AbstractContextManager[Any]:
+        """Run text encoders in the precision that their weights are held in; under an engine's autocast, in that."""
+        text = next(iter(self.text_encoders.values()))
+        held = text.get_input_embeddings().weight
+        return nullcontext() if held.dtype == torch.float32 else torch.autocast(held.device.type, held.dtype)
 
     @abstractmethod
     def condition(

@@ -56,7 +56,7 @@ class StableDiffusion(LatentDiffusion):
         self, ids: Mapping[str, torch.Tensor], rows: Rows | None
     ) -> Float[torch.Tensor, "prompts tokens width"]:
         [encoder] = self.encoders
-        with lent(self.text_encoder, rows[encoder] if rows else None):
+        with self.text_precision(), lent(self.text_encoder, rows[encoder] if rows else None):
             if not self.base.clip_skip:
                 return self.text_encoder(ids[encoder]).last_hidden_state
             output = self.text_encoder(ids[encoder], output_hidden_states=True)

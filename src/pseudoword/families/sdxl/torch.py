@@ -79,14 +79,14 @@ class StableDiffusionXL(LatentDiffusion):
         a configuration says `eos_token_id` 2 it is that of the largest id, which is the learned word's.
         """
         outputs = {}
-        with ExitStack() as lending:
+        with self.text_precision(), ExitStack() as lending:
             for encoder, folder in facts.ENCODERS.items():
                 text = self.text_encoders[folder]
                 lending.enter_context(lent(text, rows[encoder] if rows else None))
                 outputs[encoder] = text(ids[encoder], output_hidden_states=True)
+            pooled = self._pooled(ids["clip_g"], outputs["clip_g"].last_hidden_state)
         layer = -(2 + (self.base.clip_skip or 0))
         hidden = torch.cat([output.hidden_states[layer] for output in outputs.values()], dim=-1)
-        pooled = self._pooled(ids["clip_g"], outputs["clip_g"].last_hidden_state)
         return (
             Condition(hidden, pooled, placement)
             if prompt is None
