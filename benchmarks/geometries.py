@@ -86,6 +86,18 @@ def written(geometry: str, folder: Path) -> Path:
     return folder
 
 
+def configured(geometry: str, folder: Path) -> Path:
+    """Write the configurations of a base without weights, and return the folder."""
+    with torch.device("meta"):
+        made = (_xl if geometry.startswith("sdxl") else _sd)(geometry)
+    for name in ("unet", "vae"):
+        getattr(made, name).save_config(folder / name)
+    for name in ("text_encoder", "text_encoder_2"):
+        if hasattr(made, name):
+            getattr(made, name).config.save_pretrained(folder / name)
+    return folder
+
+
 def _sd(geometry: str) -> Any:
     tokenizer = clip_tokenizer(size=TABLE)
     return StableDiffusionPipeline(

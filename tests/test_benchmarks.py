@@ -183,3 +183,25 @@ def test_the_baseline_of_a_script_against_itself_and_again_from_its_words(tmp_pa
     # Other means are other words.
     run(*asked, "--batch", "2", "2", "--seeds", "0", "--concepts", "gold-ring")
     assert len(list((tmp_path / "work").glob("*-gold-ring-0"))) == 2
+
+
+def test_what_fits_is_counted_small_too(tmp_path: Path):
+    run(BENCHMARKS / "fits.py", "--geometries", "sdxl-small", "--work", tmp_path, "--output", tmp_path / "fits.json")
+    told = json.loads((tmp_path / "fits.json").read_text())
+    whole, low, lowest = (told[f"sdxl-small {mode}"]["together"] for mode in ("auto", "low", "lowest"))
+    assert whole > low > lowest > 0
+
+
+def test_the_page_on_speed_has_the_numbers_of_the_results():
+    page = (BENCHMARKS.parent / "docs" / "speed-and-memory.md").read_text(encoding="utf-8")
+    fits = json.loads((BENCHMARKS / "results" / "fits.json").read_text(encoding="utf-8"))
+    for name in ("sd15 low", "sd15 lowest", "sdxl low", "sdxl lowest"):
+        assert " | ".join(f"{mib:,} MiB" for mib in fits[name].values()) in page
+    for path in (BENCHMARKS / "results").glob("against-guide-*.json"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        for mine in (arm for arm in told["runs"] if arm.startswith("pseudoword")):
+            ratio = told[f"{mine}_times_as_fast_as_guide"]
+            numbers = [told["guide"]["pictures_per_second"], told[mine]["pictures_per_second"]]
+            pairs = f"{min(ratio['pairs'])} to {max(ratio['pairs'])}"
+            assert f"| {numbers[0]:.1f} | {numbers[1]:.1f} | {ratio['median']} ({pairs}) |" in page
+        assert told["command"] in page
