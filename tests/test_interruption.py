@@ -170,7 +170,7 @@ def test_out_of_memory_halves_what_the_fixed_draw_loss_takes_at_once_too(
 
 def test_no_memory_for_one_picture_says_what_to_try(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     short_of_memory(monkeypatch, 0)
-    with pytest.raises(TrainingStopped, match=r"not enough memory for one picture\. Try gradient_checkpointing"):
+    with pytest.raises(TrainingStopped, match=r"not enough memory for one picture\. Try memory 'low'"):
         list(train(make_recipe()))
 
 
