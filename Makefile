@@ -32,5 +32,5 @@ $(VENV)/torch.stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[torch,eval,dev]'
+	$(PIP) --editable '.[torch,eval,jax,dev]'
 	touch $@ $(VENV)/torch.stamp

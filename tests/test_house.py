@@ -28,7 +28,7 @@ LAYERS = [
     {"toybox"},
     {"data", "engines", "formats", "sheets"},
     {"families", "methods"},
-    {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra"},
+    {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra", "flax_models"},
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections", "contents"},
     {"placeholder", "settings"},
