@@ -55,13 +55,11 @@ NEED_TORCH = (
     "families/weights.py",
     "engines/switches.py",
     "engines/torch_engine.py",
-    "engines/updates.py",
     "toybox/base.py",
     "toybox/muon.py",
     "toybox/names.py",
     "toybox/oracle.py",
     "toybox/trainer.py",
-    "generate.py",
     "loading.py",
     "evaluate/similarity.py",
 )

@@ -26,7 +26,7 @@ ENTRY = re.compile(rf"^- {CODE}\\\n(?P<cure>(?:  [^\n]+\n)+)", re.DOTALL | re.MU
 
 HIDDEN = "sentence.replace(token, '***') if token else sentence"
 PARTS = {
-    ("src/pseudoword/engines/torch_engine.py", "_reason"),
+    ("src/pseudoword/engines/steps.py", "reason"),
     ("src/pseudoword/hub_client.py", "_reason"),
     ("src/pseudoword/hub_client.py", "_answered"),
 }
@@ -35,7 +35,8 @@ NOT_ON_THE_PAGE = {
     ("src/pseudoword/cli.py", "ended"): "a caught error's own sentence, printed as it is",
     ("src/pseudoword/data/folder.py", "str(error)"): "what the system says of a file",
     ("src/pseudoword/data/folder.py", "str(error) or type(error).__name__"): "what Pillow says of a broken file",
-    ("src/pseudoword/engines/torch_engine.py", "reasons"): "made in _reason, where they are read",
+    ("src/pseudoword/engines/torch_engine.py", "reasons"): "made in steps.reason, where they are read",
+    ("src/pseudoword/engines/jax_engine.py", "reasons"): "made in steps.reason, where they are read",
     ("src/pseudoword/engines/torch_engine.py", "outcome[0]"): "the main process' error, raised on the others too",
     ("src/pseudoword/families/locate.py", "str(refusal)"): "made in _refused_by_hub, where it is read",
     ("src/pseudoword/formats/__init__.py", "f'{path}: {error}'"): "a TokenError's own sentence, with the file's name",

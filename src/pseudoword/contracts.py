@@ -105,7 +105,7 @@ class Sizes(Protocol):
 class Family(Protocol):
     """A loaded base model of some kind, frozen. Arrays are the engine's own unless said otherwise.
 
-    A family's folder holds a module for each engine that it runs on (`torch`), with the class as `FAMILY`; `facts`
+    A family's folder holds a module for each engine that it runs on (`torch`, `jax`), its class as `FAMILY`; `facts`
     (KIND, WORDS, PIPELINE, TAGS, CONFIG, `owns(index)`: whether a model_index.json is such a base's); `words`, whose
     `vocabularies(base)` reads nothing but tokenizers and tables; `sizes`, whose `sizes(base)` reads nothing but
     configurations; `costs`, which counts what a step needs in memory on layers without weights (`weights(base)`,
@@ -165,7 +165,7 @@ class Family(Protocol):
         """Return what the prediction should be, shaped as the latents."""
         ...
 
-    # Where and how it is held
+    # Where and how it is held, as the torch engine asks for it; a JAX engine's families have `weights` and `bound`
 
     def to(self, device: Any, dtype: Any, *, vae_dtype: Any = None) -> None:
         """Move the base to a device, the denoiser to `dtype`, the VAE to `vae_dtype` or fp32, the rest in fp32."""
@@ -203,17 +203,47 @@ class Family(Protocol):
         """Take the VAE off the accelerator."""
         ...
 
-    # Beyond training, with diffusers
+    # Pictures
+
+    def to_sample(self) -> None:
+        """Put the base on the best device there is, in the precision that pictures are sampled in there."""
+        ...
+
+    def sample(
+        self,
+        ids: Arrays,
+        negative_ids: Arrays,
+        rows: Arrays | None,
+        *,
+        seeds: Sequence[int],
+        sampler: Sampler,
+        steps: int,
+        guidance_scale: float,
+        side: int,
+        start: tuple[np.ndarray, float] | None = None,
+    ) -> Any:
+        """Return scaled latents of prompts and negative prompts, given as NumPy ids and rows per encoder.
+
+        `start` has the mean of latents to start from (see `encode_images`), and how much of them is drawn anew.
+        Raises ValueError, AssertionError, IndexError or FloatingPointError for steps that a sampler cannot take.
+        """
+        ...
+
+    def decode(self, latents: Any) -> list[Image.Image]:
+        """Return the pictures of scaled latents `[batch, channels, height, width]`, wherever the VAE has gone."""
+        ...
+
+    def is_full(self, error: Exception) -> bool:
+        """Whether an error says that memory is full; if so, the device gets back what was held for nothing."""
+        ...
+
+    # With diffusers, on PyTorch alone
 
     def pipeline(self, sampler: Sampler = "dpm++", *, redraws: bool = False) -> Any:
         """Return a diffusers pipeline of these very modules with one of the samplers, for `prompt_inputs` alone.
 
         One that `redraws` starts from latents, its argument `image`, instead of noise alone.
         """
-        ...
-
-    def decode(self, latents: Any) -> list[Image.Image]:
-        """Return the pictures of scaled latents `[batch, channels, height, width]`, wherever the VAE has gone."""
         ...
 
     def prompt_inputs(self, ids: Arrays, negative_ids: Arrays, rows: Arrays | None) -> dict[str, Any]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
 
-from pseudoword import families, toybox
+from pseudoword import engines, families, toybox
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
 from pseudoword.data import images
 from pseudoword.data.framing import Framing
 from pseudoword.errors import OutOfMemory, RecipeError
-from pseudoword.families import memory
 from pseudoword.families.locate import locate
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.vocabulary import LentRows, encode_all, lent_words
@@ -47,13 +45,12 @@ class Redraw:
     """How much of it is drawn anew, from 0 (nothing) to 1."""
 
 
-def load(base: BaseModel) -> Family:
+def load(base: BaseModel, engine: str = "torch") -> Family:
     """Load a base for sampling on the best device there is, in half precision on a GPU."""
+    engines.module(engine)  # says what to install
     base = locate(base, toybox.BASES)
-    family = families.part(base.family, "torch").FAMILY.load(base)
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    family.to(device, dtype, vae_dtype=dtype)
+    family: Family = families.part(base.family, engine).FAMILY.load(base)
+    family.to_sample()
     return family
 
 
@@ -103,49 +100,49 @@ def sample(
     if side % multiple:
         raise RecipeError(f"resolution must be a multiple of {multiple} for this base, but is {side}.")
     seeds = seeds or [sampling.seed + i for i in range(len(prompts))]
-    start = _start(family, redraw, sampling, side) if redraw else {"height": side, "width": side}
-    pipeline = family.pipeline(sampling.sampler, redraws=redraw is not None)
-    pipeline.set_progress_bar_config(disable=True)
+    start = _start(family, redraw, sampling, side) if redraw else None
 
     def some(chosen: slice) -> list[Image.Image]:
         asked = prompts[chosen]
-        latents = pipeline(
-            **family.prompt_inputs(
-                encode_all(family.vocabularies, asked),
-                encode_all(family.vocabularies, [negative_prompt] * len(asked)),
-                rows,
-            ),
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds[chosen]],
-            num_inference_steps=sampling.steps,
+        latents = family.sample(
+            encode_all(family.vocabularies, asked),
+            encode_all(family.vocabularies, [negative_prompt] * len(asked)),
+            rows,
+            seeds=seeds[chosen],
+            sampler=sampling.sampler,
+            steps=sampling.steps,
             guidance_scale=sampling.guidance_scale,
-            **start,
-            output_type="latent",
-        ).images
+            side=side,
+            start=start,
+        )
         return family.decode(latents)
 
     pictures: list[Image.Image] = []
     while len(pictures) < len(prompts):
         try:
             pictures += some(slice(len(pictures), len(pictures) + batch_size))
-        except (ValueError, AssertionError, IndexError) as error:  # what diffusers' schedulers make of too few or many
+        except STRANGE as error:
             raise RecipeError(
                 f"The sampler {sampling.sampler!r} cannot take {sampling.steps} steps on this base; "
                 "try another number, or another sampler."
             ) from error
         except RuntimeError as error:
-            if not memory.is_full(error):
+            if not family.is_full(error):
                 raise
             if batch_size == 1:
                 raise OutOfMemory(
                     f"The device has not enough memory to sample a picture of {side} pixels; try a smaller resolution."
                 ) from error
             batch_size //= 2
-            memory.empty_cache()
     return pictures
 
 
-def _start(family: Family, redraw: Redraw, sampling: Sampling, side: int) -> dict[str, Any]:
-    """Return the pipeline's arguments that start from a picture: the mean of its latents, scaled, and the strength."""
+STRANGE = (ValueError, AssertionError, IndexError, FloatingPointError)
+"""What samplers make of too few or too many steps."""
+
+
+def _start(family: Family, redraw: Redraw, sampling: Sampling, side: int) -> tuple[np.ndarray, float]:
+    """Return what to start from: the mean of a picture's latents, and the share that is drawn anew."""
     if not 0 < redraw.strength <= 1 or int(sampling.steps * redraw.strength) < 1:
         raise RecipeError(
             f"The strength with which a picture is drawn anew must be above 0, up to 1, and leave at least one of the "
@@ -153,5 +150,4 @@ def _start(family: Family, redraw: Redraw, sampling: Sampling, side: int) -> dic
         )
     [frame] = Framing(side).frames(redraw.image.size)
     mean, _ = family.encode_images(images.pixels(frame.cut(redraw.image.convert("RGB")), False)[None])
-    latents = torch.from_numpy(mean)
-    return {"image": family.latents(latents, torch.zeros_like(latents), latents), "strength": redraw.strength}
+    return mean, redraw.strength

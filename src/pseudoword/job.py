@@ -230,7 +230,10 @@ def _fitting(recipe: Recipe, base: BaseModel, engine: Engine, lessons: Sequence[
         return 1
     if pictures == batch_size:
         return batch_size
-    costs = families.part(base.family, "costs")
+    try:
+        costs = families.part(base.family, "costs")
+    except ModuleNotFoundError:  # PyTorch, which counts
+        return batch_size
     factor = families.part(base.family, "sizes").sizes(base).latent_factor
     shapes = (shape for lesson in lessons for shape in lesson.source.latent_shapes)
     _, height, width = max(shapes, key=lambda shape: shape[1] * shape[2])

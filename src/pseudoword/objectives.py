@@ -18,3 +18,10 @@ def target(prediction_type: PredictionType, latents: Any, noise: Any, alpha: Any
     if prediction_type == "epsilon":
         return noise
     return alpha * noise - sigma * latents
+
+
+def found(prediction_type: PredictionType, noised: Any, prediction: Any, alpha: Any, sigma: Any) -> tuple[Any, Any]:
+    """Return the latents z_0 and the noise eps that a prediction stands for: `noised` and `target` the other way."""
+    if prediction_type == "epsilon":
+        return (noised - sigma * prediction) / alpha, prediction
+    return alpha * noised - sigma * prediction, sigma * noised + alpha * prediction

@@ -75,6 +75,11 @@ class Recipe:
                 "memory is 'lowest', which holds the model in fewer bits, so full_pipeline cannot write it; "
                 "choose 'low', or leave full_pipeline out."
             )
+        if self.engine.engine != "torch" and self.output.full_pipeline:
+            raise RecipeError(
+                f"full_pipeline writes a pipeline of diffusers', which is the torch engine's, but engine is "
+                f"{self.engine.engine!r}; leave full_pipeline out."
+            )
         for concept in self.concepts:
             if concept.templates is not None and self.data.captions == "files":
                 raise RecipeError(f"captions is 'files', but templates is {concept.templates!r}; use one of the two.")

@@ -221,7 +221,7 @@ class EngineRecipe:
     """Who computes, and how precisely. May change when a run is resumed."""
 
     engine: str = "torch"
-    """The engine: 'torch' (PyTorch and Accelerate)."""
+    """The engine: 'torch' (PyTorch and Accelerate) or 'jax' (JAX, which needs no PyTorch, and TPUs need)."""
     mixed_precision: Precision = "no"
     """Precision of the frozen model; the rows are always fp32. bf16 halves the UNet's weights in memory."""
     gradient_checkpointing: bool = False

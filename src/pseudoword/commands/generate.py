@@ -56,6 +56,8 @@ class Options:
     """A picture to start from, instead of noise alone."""
     image_strength: float = 0.6
     """How much of --image is drawn anew, from 0 to 1."""
+    engine: str = "torch"
+    """The engine: 'torch' (PyTorch and diffusers) or 'jax', whose samplers are 'dpm++' and 'ddim'."""
     output: Path = field(default_factory=lambda: Path("picture.png"))
     """A .png for one picture or a grid; several pictures are numbered, or go into this folder."""
     grid: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -86,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
         if not any(concept.token in text for text in (*asked, options.negative_prompt)):
             log.warning("%s is in none of the prompts.", concept.token)
     redraw = _redraw(options)
-    family = generate.load(options.base)
+    family = generate.load(options.base, options.engine)
     prompts, seeds = generate.repeated(asked, options.num_images, options.seed)
     sampling = generate.Sampling(
         seed=options.seed,

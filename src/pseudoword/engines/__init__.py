@@ -7,8 +7,8 @@ from types import ModuleType
 
 from pseudoword.errors import RecipeError
 
-ENGINES = {"torch": "pseudoword.engines.torch_engine"}
-EXTRAS = {"torch": "torch"}
+ENGINES = {"torch": "pseudoword.engines.torch_engine", "jax": "pseudoword.engines.jax_engine"}
+EXTRAS = {"torch": "torch", "jax": "jax"}
 
 
 def module(name: str) -> ModuleType:

@@ -20,10 +20,9 @@ from jaxtyping import Float
 from pseudoword import objectives
 from pseudoword.batch import Batch, Draw, Pair, parts
 from pseudoword.contracts import Family, Method, NonFiniteLoss
-from pseudoword.engines import compiling, switches, updates
+from pseudoword.engines import compiling, steps, switches, updates
 from pseudoword.engines.updates import Params
-from pseudoword.errors import RecipeError, RunError, TrainingStopped, first_line
-from pseudoword.families import memory
+from pseudoword.errors import RecipeError, first_line
 from pseudoword.recipe import EngineRecipe
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class TorchEngine:
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (launched > 1 and not torch.accelerator.is_available())
         self.place = PartialState(cpu=on_cpu)
         if self.place.distributed_type == DistributedType.XLA:
-            raise RecipeError("The torch engine does not run on TPUs (a JAX engine will); use a GPU or CPU.")
+            raise RecipeError("The torch engine does not run on TPUs (the JAX engine does); use a GPU or CPU.")
         self.device = torch.device(self.place.device or "cpu")
         self.dtype = DTYPES[options.precision]
         self.is_main: bool = self.place.is_main_process
@@ -136,10 +135,7 @@ class TorchEngine:
 
     def share(self, batch_size: int, gradient_accumulation_steps: int) -> list[int]:
         """Return this process' pictures of a step: indices into each concept's own global batch."""
-        first = self.place.process_index * batch_size
-        stride = self.processes * batch_size
-        micro_batches = range(gradient_accumulation_steps)
-        return [micro * stride + first + picture for micro in micro_batches for picture in range(batch_size)]
+        return steps.share(self.place.process_index, self.processes, batch_size, gradient_accumulation_steps)
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the device."""
@@ -183,13 +179,20 @@ class TorchEngine:
             with switches.thrown(self.options):
                 losses, grads = self._gradients(micro_batches)
             updated = self._updated({i: grads[i] for i in own}, lr)
-            finite = [torch.stack([losses[i].isfinite(), *map(updates.finite, (grads[i], *updated[i]))]) for i in own]
+            finite = [
+                torch.stack([losses[i].isfinite(), *(updates.finite(torch, own) for own in (grads[i], *updated[i]))])
+                for i in own
+            ]
             # The one time in a step that the host waits for the device.
             told = torch.cat(
                 [torch.stack([losses[i] for i in own]), torch.stack(finite).to(losses.dtype).flatten()]
             ).tolist()
             flags = [told[len(own) + 4 * i :][:4] for i in range(len(own))]
-            reasons = {self.tokens[i]: self._reason(flag) for i, flag in zip(own, flags, strict=True) if not all(flag)}
+            reasons = {
+                self.tokens[i]: steps.reason(flag, self.step_number + 1)
+                for i, flag in zip(own, flags, strict=True)
+                if not all(flag)
+            }
             if not any(loss and not grad for loss, grad, *_ in flags) or self.loss_scale <= 1.0:
                 break
             self.loss_scale, self.good_steps = self.loss_scale / 2, 0  # fp16 overflow: the same draws again
@@ -202,15 +205,9 @@ class TorchEngine:
         self._raise_loss_scale()
         return {self.tokens[i]: loss for i, loss in zip(own, told, strict=False)}
 
-    def _reason(self, finite: Sequence[float]) -> str:
-        """Say what of a concept's step is not finite: its loss, its gradient, its parameters or its state."""
-        named = ("loss", "gradient", "update", "update")
-        return f"the {named[list(map(bool, finite)).index(False)]} of step {self.step_number + 1} is not finite"
-
     def _counts(self, micro_batches: Sequence[Pair]) -> list[int]:
         """Return how many pictures of each concept these are."""
-        whose = np.concatenate([batch.concept for batch, _ in micro_batches])
-        return np.bincount(whose, minlength=len(self.tokens)).tolist()
+        return steps.counts(micro_batches, len(self.tokens))
 
     def _gradients(self, micro_batches: Sequence[Pair]) -> tuple[torch.Tensor, list[Params]]:
         """Return losses and unscaled gradients by concept, averaged over its pictures and processes."""
@@ -253,26 +250,15 @@ class TorchEngine:
             try:
                 made = work(batch, draw)
             except RuntimeError as error:
-                if not memory.is_full(error):
+                if not self.family.is_full(error):
                     if self._without_compiling(error):
                         continue
                     raise
-                self._halve(len(batch.concept))
+                self.largest = steps.halved(len(batch.concept))
                 waiting = [part for pair in waiting for part in parts(pair, self.largest)]
                 continue
             waiting.pop(0)
             yield made
-
-    def _halve(self, size: int) -> None:
-        """Take half as many pictures at once from now on; the step's means stay over all of them."""
-        if size == 1:
-            raise TrainingStopped(
-                "The device has not enough memory for one picture. "
-                "Try memory 'low' or 'lowest', or a smaller resolution."
-            )
-        self.largest = size // 2
-        log.warning("Out of memory with %d pictures at once; going on with %d, the same step.", size, self.largest)
-        memory.empty_cache()
 
     def _loss(
         self, params: Sequence[Params], batch: Batch, draw: Draw, counts: Sequence[int]
@@ -319,8 +305,10 @@ class TorchEngine:
 
     def _updated(self, grads: Mapping[int, Params], lr: float) -> dict[int, tuple[Params, Params]]:
         """Return new parameters and state of the concepts that have gradients."""
-        own = {i: (self.params[i], updates.clipped(g, self.gradient_clip), self.state[i]) for i, g in grads.items()}
-        return updates.updated(self.method, own, lr, self.step_number)
+        own = {
+            i: (self.params[i], updates.clipped(torch, g, self.gradient_clip), self.state[i]) for i, g in grads.items()
+        }
+        return updates.updated(torch, torch.vmap, self.method, own, lr, self.step_number)
 
     def _raise_loss_scale(self) -> None:
         """Double the loss scale after 2,000 steps without overflow, as torch's GradScaler."""
@@ -351,20 +339,17 @@ class TorchEngine:
 
     def snapshot(self, tokens: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Return everything a later step of these concepts, or of all, depends on, as named arrays."""
-        arrays = {"loss_scale": np.asarray([self.loss_scale, self.good_steps], dtype=np.float64)}
-        for i, token in enumerate(self.tokens if tokens is None else tokens):
-            at = self.tokens.index(token)
-            arrays |= {f"params.{i}.{name}": p.detach().cpu().numpy() for name, p in self.params[at].items()}
-            arrays |= {f"state.{i}.{name}": s.detach().cpu().numpy() for name, s in self.state[at].items()}
-        return arrays
+        members = [self.tokens.index(token) for token in (self.tokens if tokens is None else tokens)]
+        params, state = (
+            [{name: block.detach().cpu().numpy() for name, block in blocks[i].items()} for i in members]
+            for blocks in (self.params, self.state)
+        )
+        scale = np.asarray([self.loss_scale, self.good_steps], dtype=np.float64)
+        return {"loss_scale": scale, **steps.snapshot(params, state)}
 
     def restore(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Go back to a snapshot taken after `step` steps; RunError if it is not one of these concepts and method."""
-        wanted = {name: array.shape for name, array in self.snapshot().items()}
-        given = {name: array.shape for name, array in arrays.items()}
-        if wanted != given:
-            differing = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-            raise RunError(f"The checkpoint of step {step} is damaged or of another run: see {', '.join(differing)}.")
+        steps.check_snapshot(step, self.snapshot(), arrays)
         self.step_number = step
         self.loss_scale, self.good_steps = float(arrays["loss_scale"][0]), int(arrays["loss_scale"][1])
         for i in range(len(self.tokens)):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pseudoword import layout, sheets
+from pseudoword import generate, layout, sheets
 from pseudoword.contracts import Family
 from pseudoword.recipe import Validation
 from pseudoword.sheets import Line
@@ -33,8 +33,6 @@ class Samples:
 
     def take(self, step: int, family: Family, rows: Mapping[str, np.ndarray]) -> Path:
         """Sample every prompt with rows of words that are lent already, and write the grid."""
-        from pseudoword import generate  # needs torch, and `training` must be readable without
-
         options, count = self.options, self.options.num_validation_images
         prompts, seeds = generate.repeated(options.validation_prompts, count, options.validation_seed)
         pictures = generate.sample(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import SingleFileComponentError, create_diffusers_clip_model_from_ldm
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import nn
@@ -24,7 +22,7 @@ from torch import nn
 from pseudoword import families, objectives
 from pseudoword.concept import Concept
 from pseudoword.errors import RecipeError, first_line
-from pseudoword.families import memory, parts, samplers
+from pseudoword.families import checks, memory, parts, samplers
 from pseudoword.families.clip_words import load_tokenizer
 from pseudoword.families.configurations import sizes_of
 from pseudoword.families.single_file import is_single_file
@@ -40,6 +38,7 @@ MISSING = "tensors are missing"
 
 Latents = Float[torch.Tensor, "batch channels height width"]
 Rows = Mapping[str, torch.Tensor]
+Blocks = Mapping[str, np.ndarray]
 Loaded = TypeVar("Loaded", bound="LatentDiffusion")
 
 
@@ -85,15 +84,15 @@ class LatentDiffusion(ABC):
             name: Vocabulary(tokenizer, table)
             for name, tokenizer, table in zip(self.encoders, tokenizers, tables, strict=True)
         }
-        self.prediction_type: objectives.PredictionType = parts.prediction_type(base, scheduler)
+        self.prediction_type: objectives.PredictionType = checks.prediction_type(base, scheduler.config)
         self.num_timesteps: int = int(scheduler.config["num_train_timesteps"])
         self.alphas_cumprod = scheduler.alphas_cumprod
         sizes = sizes_of(unet.config, vae.config)
         self.latent_factor, self.bucket_multiple = sizes.latent_factor, sizes.bucket_multiple
         self.resolution: int = sizes.resolution
         for text_encoder in text_encoders:
-            parts.check_clip_skip(base, text_encoder)
-        parts.check_latents(unet, vae)
+            checks.check_clip_skip(base, text_encoder.config.num_hidden_layers)
+        checks.check_latents(unet.config, vae.config)
         self._compiled: Any = None
 
     @staticmethod
@@ -178,6 +177,12 @@ class LatentDiffusion(ABC):
         for text_encoder in self.text_encoders.values():
             text_encoder.to(device=device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
+
+    def to_sample(self) -> None:
+        """Move the base to the best device there is, in half precision on a GPU."""
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        dtype = torch.float16 if device == "cuda" else torch.float32
+        self.to(device, dtype, vae_dtype=dtype)
 
     def bring_vae(self, device: torch.device | str) -> None:
         """Move the VAE to a device, in fp32, to encode pictures."""
@@ -283,6 +288,16 @@ class LatentDiffusion(ABC):
 
     # Beyond training
 
+    @abstractmethod
+    def prompt_inputs(self, ids: Blocks, negative_ids: Blocks, rows: Blocks | None) -> dict[str, torch.Tensor]:
+        """See `contracts.Family`."""
+
+    def is_full(self, error: Exception) -> bool:
+        """Whether an error says that memory is full; if so, the device gets back what was held for nothing."""
+        if full := memory.is_full(error):
+            memory.empty_cache()
+        return full
+
     def ids_and_rows(
         self, ids: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray] | None
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
@@ -332,7 +347,7 @@ class LatentDiffusion(ABC):
         diffusers would cast prompts to that one's precision, and the UNet's may be another.
         """
         nothing = dict.fromkeys([name for text, (words, _) in self.texts.items() for name in (words, text)])
-        made = (_from_latents(self.redraw_class) if redraws else self.pipeline_class)(
+        made = (samplers.from_latents(self.redraw_class) if redraws else self.pipeline_class)(
             **nothing,
             vae=self.vae,
             unet=self.unet,
@@ -341,6 +356,34 @@ class LatentDiffusion(ABC):
         )
         made.image_processor.register_to_config(vae_latent_channels=self.vae.config["latent_channels"])
         return made
+
+    def sample(
+        self,
+        ids: Blocks,
+        negative_ids: Blocks,
+        rows: Blocks | None,
+        *,
+        seeds: Sequence[int],
+        sampler: Sampler,
+        steps: int,
+        guidance_scale: float,
+        side: int,
+        start: tuple[np.ndarray, float] | None = None,
+    ) -> Latents:
+        """See `contracts.Family`."""
+        pipeline = self.pipeline(sampler, redraws=start is not None)
+        pipeline.set_progress_bar_config(disable=True)
+        begun = (
+            {"image": torch.from_numpy(start[0]), "strength": start[1]} if start else {"height": side, "width": side}
+        )
+        return pipeline(
+            **self.prompt_inputs(ids, negative_ids, rows),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            **begun,
+            output_type="latent",
+        ).images
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> list[Image.Image]:
@@ -360,25 +403,3 @@ def _move(module: Any, device: torch.device | str, dtype: torch.dtype) -> None:
     module.to(device=device)
     if module.dtype != dtype:  # diffusers warns at any cast, even one that changes nothing
         module.to(dtype=dtype)
-
-
-@functools.cache
-def _from_latents(kind: Any) -> Any:
-    """Return a pipeline's class that takes latents of any number of channels for what it starts from."""
-
-    def prepare_latents(
-        self: Any,
-        image: torch.Tensor,
-        timestep: torch.Tensor,
-        batch: int,
-        count: int,
-        dtype: Any,
-        device: Any,
-        generator: Any = None,
-        add_noise: bool = True,
-    ) -> torch.Tensor:
-        start = image.to(device=device, dtype=dtype).expand(batch * count, -1, -1, -1)
-        noise = randn_tensor(start.shape, generator=generator, device=device, dtype=dtype)
-        return self.scheduler.add_noise(start, noise, timestep) if add_noise else start
-
-    return type(kind.__name__, (kind,), {"prepare_latents": prepare_latents})

@@ -1,4 +1,4 @@
-"""Parts of a base: those that are loaded with a choice, and what is refused of them."""
+"""Parts of a base on PyTorch that are loaded with a choice."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-from pseudoword import objectives
 from pseudoword.errors import RecipeError, first_line
 from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel
@@ -56,36 +55,3 @@ def pool_at_end(text_encoder: Any, tokenizer: Any) -> None:
     """
     if hasattr(text_encoder, "text_projection") and text_encoder.config.eos_token_id == 2:
         text_encoder.config.eos_token_id = tokenizer.eos_token_id
-
-
-def prediction_type(base: BaseModel, scheduler: DDPMScheduler) -> objectives.PredictionType:
-    """Return what the denoiser predicts, as the recipe or the scheduler says; RecipeError if nothing here trains it."""
-    kind = base.prediction_type or scheduler.config["prediction_type"]
-    if kind not in objectives.PREDICTION_TYPES:
-        raise RecipeError(
-            f"The base predicts {kind!r}; this family trains {' and '.join(objectives.PREDICTION_TYPES)}. "
-            "Set prediction_type if the model's scheduler configuration is wrong."
-        )
-    return cast(objectives.PredictionType, kind)
-
-
-def check_clip_skip(base: BaseModel, text_encoder: Any) -> None:
-    """Refuse to skip more layers than there are."""
-    layers = text_encoder.config.num_hidden_layers
-    if base.clip_skip and base.clip_skip >= layers:
-        raise RecipeError(f"clip_skip is {base.clip_skip}, but the text encoder has only {layers} layers.")
-
-
-def check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
-    """Refuse a UNet that does not take the VAE's latents as they are."""
-    takes, made = unet.config["in_channels"], vae.config["latent_channels"]
-    if takes != made:
-        raise RecipeError(
-            f"The UNet takes {takes} channels, but the VAE makes {made}: a model for inpainting or editing, "
-            "from which no word can be learned here; take the text-to-image model."
-        )
-    if vae.config.get("latents_mean") is not None:
-        raise RecipeError(
-            "The VAE's configuration normalises each channel of its latents, as Playground v2.5's does; "
-            "no word can be learned for such a base here."
-        )

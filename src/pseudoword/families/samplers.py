@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
 import diffusers
+import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import Sampler
@@ -42,3 +45,25 @@ def scheduler(sampler: Sampler, trained_with: Any, prediction_type: str) -> Any:
             )
         options = {**options, "timestep_spacing": "trailing"}
     return kind.from_config(trained_with.config, prediction_type=prediction_type, **options)
+
+
+@functools.cache
+def from_latents(kind: Any) -> Any:
+    """Return a pipeline's class that takes latents of any number of channels for what it starts from."""
+
+    def prepare_latents(
+        self: Any,
+        image: torch.Tensor,
+        timestep: torch.Tensor,
+        batch: int,
+        count: int,
+        dtype: Any,
+        device: Any,
+        generator: Any = None,
+        add_noise: bool = True,
+    ) -> torch.Tensor:
+        start = image.to(device=device, dtype=dtype).expand(batch * count, -1, -1, -1)
+        noise = randn_tensor(start.shape, generator=generator, device=device, dtype=dtype)
+        return self.scheduler.add_noise(start, noise, timestep) if add_noise else start
+
+    return type(kind.__name__, (kind,), {"prepare_latents": prepare_latents})

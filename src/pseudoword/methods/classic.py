@@ -70,8 +70,8 @@ class Classic:
         """One AdamW step."""
         o = self.options
         new_params, new_state = {}, {name: state[name] for name in state.keys() & {"earlier_steps"}}
-        root = xp.sqrt if new_state else math.sqrt  # earlier steps are an array
         step += state.get("earlier_steps", 0)
+        root = math.sqrt if isinstance(step, int) else xp.sqrt  # an array, if compiled or with earlier steps
         for name, p in params.items():
             g = grads[name]
             mean = o.adam_beta1 * state[f"mean.{name}"] + (1 - o.adam_beta1) * g

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pseudoword.errors import RecipeError
+
 ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 """The pipeline's folder of each text encoder, by the name that files have for it."""
 TOKENIZERS = {"clip_l": "tokenizer", "clip_g": "tokenizer_2"}
@@ -31,3 +33,9 @@ def owns(index: Mapping[str, Any]) -> bool:
     return (
         all((index.get(name) or [None])[0] for name in (*ENCODERS.values(), "unet")) and "text_encoder_3" not in index
     )
+
+
+def refuse_tokenizer(tokenizer: str | None) -> None:
+    """Refuse another tokenizer than the base's own: there are two."""
+    if tokenizer is not None:
+        raise RecipeError(f"tokenizer is {tokenizer!r}, but {KIND} has two of its own, which differ; leave it out.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from jaxtyping import Float, Int
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from pseudoword.errors import RecipeError
-from pseudoword.families.configurations import index
 from pseudoword.families.latent_diffusion import LatentDiffusion, Latents, Rows
 from pseudoword.families.lookup import lent
-from pseudoword.families.sdxl import facts
+from pseudoword.families.sdxl import facts, negatives
 from pseudoword.recipe import BaseModel
 
 
@@ -56,10 +53,7 @@ class StableDiffusionXL(LatentDiffusion):
     @classmethod
     def load(cls, base: BaseModel) -> StableDiffusionXL:
         """Load a base on the CPU in fp32, or raise RecipeError saying what is missing."""
-        if base.tokenizer is not None:
-            raise RecipeError(
-                f"tokenizer is {base.tokenizer!r}, but {facts.KIND} has two of its own, which differ; leave it out."
-            )
+        facts.refuse_tokenizer(base.tokenizer)
         return super().load(base)
 
     def nothing_to_check(self) -> dict[str, Any]:
@@ -122,26 +116,14 @@ class StableDiffusionXL(LatentDiffusion):
         An empty negative prompt is zeros where the base says so (`force_zeros_for_empty_prompt`), as diffusers has it.
         """
         positive, negative = (self.condition(*self.ids_and_rows(own, rows)) for own in (ids, negative_ids))
-        given, dtype = self._given(negative_ids).to(negative.pooled), self.unet.dtype
+        given = torch.from_numpy(negatives.given(self.base, self.vocabularies, negative_ids)).to(negative.pooled)
+        dtype = self.unet.dtype
         return {
             "prompt_embeds": positive.hidden.to(dtype),
             "pooled_prompt_embeds": positive.pooled.to(dtype),
             "negative_prompt_embeds": (negative.hidden * given[:, None, None]).to(dtype),
             "negative_pooled_prompt_embeds": (negative.pooled * given[:, None]).to(dtype),
         }
-
-    @functools.cached_property
-    def _zeros_for_empty(self) -> bool:
-        try:
-            return bool(index(self.base).get("force_zeros_for_empty_prompt", True))
-        except RecipeError:  # loaded from a cache that holds parts alone
-            return True
-
-    def _given(self, ids: Mapping[str, np.ndarray]) -> Float[torch.Tensor, " batch"]:
-        """Return 0 for each empty prompt that is to be zeros, else 1."""
-        nothing = {encoder: vocabulary.encode("").ids for encoder, vocabulary in self.vocabularies.items()}
-        empty = np.logical_and.reduce([(ids[encoder] == own).all(axis=1) for encoder, own in nothing.items()])
-        return torch.from_numpy(np.where(empty & self._zeros_for_empty, 0.0, 1.0))
 
 
 FAMILY = StableDiffusionXL
