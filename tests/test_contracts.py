@@ -1,8 +1,9 @@
-"""What every family and method promises, whatever is in the tables; adding one needs no line here."""
+"""What every family, method and engine promises, whatever is in the tables; adding one needs no line here."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from pseudoword import Concept, Recipe, TextualInversionDataset, families, train
+from pseudoword.engines import ENGINES
 from pseudoword.evaluate.fixed_draw import fixed_draw_loss
 from pseudoword.families import FAMILIES
 from pseudoword.generate import Sampling, generate
@@ -27,11 +29,12 @@ def own_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return BaseModel(str(folder), family=request.param)
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=itertools.product(sorted(METHODS), ENGINES), ids="-".join)
 def recipe(request: pytest.FixtureRequest, own_base: BaseModel, make_recipe: MakeRecipe) -> Recipe:
-    """A recipe for each family and method."""
-    own = {"base": own_base, "method": OPTIONS[request.param]()}
-    return dataclasses.replace(make_recipe(steps="20", num_vectors=2, learning_rate=0.02, checkpointing_steps=9), **own)
+    """A recipe for each family, method and engine."""
+    method, engine = request.param
+    made = make_recipe(steps="20", num_vectors=2, learning_rate=0.02, checkpointing_steps=9, engine=engine)
+    return dataclasses.replace(made, base=own_base, method=OPTIONS[method]())
 
 
 def elsewhere(recipe: Recipe, folder: Path) -> Recipe:
