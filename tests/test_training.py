@@ -357,12 +357,12 @@ def test_a_folder_in_use_is_refused(make_recipe: MakeRecipe) -> None:
 def test_a_tpu_is_refused_by_name(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     place = SimpleNamespace(distributed_type=DistributedType.XLA)
     monkeypatch.setattr(torch_engine, "PartialState", lambda **options: place)
-    with pytest.raises(RecipeError, match=r"not run on TPUs \(a JAX engine will\); use a GPU or CPU"):
+    with pytest.raises(RecipeError, match=r"not run on TPUs \(the JAX engine does\); use a GPU or CPU"):
         next(train(make_recipe()))
 
 
 def test_recipe_and_family_tables_say_what_there_is(make_recipe: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="There is no engine 'tpu'; the engines are torch"):
+    with pytest.raises(RecipeError, match="There is no engine 'tpu'; the engines are jax, torch"):
         next(train(make_recipe(engine="tpu")))
     recipe = make_recipe()
     other = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family="sd9"))

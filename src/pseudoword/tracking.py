@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,24 +104,29 @@ class Trackers:
 
 def check(asked: Tracker) -> None:
     """Raise RecipeError if a tracker is not installed; before anything is loaded."""
-    if asked in ("tensorboard", "all") and importlib.util.find_spec("accelerate") is None:
-        log.warning("Nothing is tracked: trackers need pip install 'pseudoword[torch]'; report_to 'none' says so too.")
     _names(asked)
+    if asked != "none" and _installed() is None:
+        log.warning("Nothing is tracked: trackers need pip install 'pseudoword[torch]'; report_to 'none' says so too.")
+
+
+def _installed() -> list[str] | None:
+    """Return the trackers that are installed; None without Accelerate, whose they are."""
+    try:
+        from accelerate.tracking import get_available_trackers
+    except ModuleNotFoundError:
+        return None
+    return [str(getattr(name, "value", name)) for name in get_available_trackers()]
 
 
 def _names(asked: Tracker) -> list[str]:
     """Return the trackers to open; RecipeError names what to install for one that is not there."""
     if asked == "none":
         return []
-    try:
-        from accelerate.tracking import get_available_trackers
-    except ModuleNotFoundError as error:
+    available = _installed()
+    if available is None:
         if asked in ("tensorboard", "all"):  # the default, or whatever there is
             return []
-        raise RecipeError(
-            f"The tracker {asked!r} needs pip install 'pseudoword[torch]'; or set report_to to 'none'."
-        ) from error
-    available = [str(getattr(name, "value", name)) for name in get_available_trackers()]
+        raise RecipeError(f"The tracker {asked!r} needs pip install 'pseudoword[torch]'; or set report_to to 'none'.")
     if asked == "all":
         return available
     if asked not in available:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,11 @@ def to_bytes(
     if container == "picture":
         return pictures.to_bytes(values, title)
     return _to_pickle(values, dtype)
+
+
+def writes_pickles() -> bool:
+    """Whether PyTorch, which writes its files, is installed."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def _to_pickle(values: Mapping[str, Any], dtype: str) -> bytes:
