@@ -163,6 +163,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
             lr_num_cycles=args.lr_num_cycles,
         ),
         engine=EngineRecipe(
+            engine=getattr(args, "engine", "torch"),  # no flag: it is another script that has another one
             mixed_precision=args.mixed_precision,
             gradient_checkpointing=args.gradient_checkpointing,
             xformers=args.enable_xformers_memory_efficient_attention,
@@ -256,6 +257,14 @@ def parser() -> argparse.ArgumentParser:
     _looking(flags.add_argument_group("what is looked at along the way"))
     _hub(flags.add_argument_group("the Hub"))
     return flags
+
+
+def leave_out(flags: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Take flags away that another script has none of; their defaults, of which the recipe is made, stay."""
+    for action in [action for action in flags._actions if action.option_strings[0] in names]:
+        action.help = argparse.SUPPRESS
+        for name in action.option_strings:
+            del flags._option_string_actions[name]
 
 
 class _Help(argparse.HelpFormatter):

@@ -24,10 +24,7 @@ def parser() -> argparse.ArgumentParser:
     flags = textual_inversion.parser()
     flags.usage = str(flags.usage).replace("textual_inversion.py", "textual_inversion_sdxl.py")
     flags.description = "Teach Stable Diffusion XL a new word from a folder of pictures."
-    for action in [action for action in flags._actions if action.option_strings[0] in NOT_HERE]:
-        action.help = argparse.SUPPRESS  # still has its default, which the recipe is made of
-        for name in action.option_strings:
-            del flags._option_string_actions[name]
+    textual_inversion.leave_out(flags, NOT_HERE)
     flags.add_argument(
         "--use_8bit_adam", action="store_true", help="changes nothing: AdamW's state of a few rows is kilobytes"
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -64,6 +67,20 @@ GUIDE: dict[str, Any] = {
 """The flags of diffusers' examples/textual_inversion/textual_inversion.py (0.40), and their defaults."""
 QUICK = {"resolution": 16, "train_batch_size": 2, "max_train_steps": 3, "learning_rate": 1e-2, "seed": 7}
 """Flags of three quick steps on the miniature."""
+
+
+def loaded(name: str) -> ModuleType:
+    """Return one of the scripts that take their flags from the first, as if it had been started."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f"{name}.py"))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    return module
 
 
 @dataclass(frozen=True)

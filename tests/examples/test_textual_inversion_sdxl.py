@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +14,7 @@ from diffusers import StableDiffusionXLPipeline
 import pseudoword
 from pseudoword import Concept, formats
 from pseudoword.families.sdxl import miniature
-from tests.examples.guide import GUIDE, QUICK, REQUIRED, SCRIPT
+from tests.examples.guide import GUIDE, QUICK, REQUIRED, loaded
 from tests.miniatures import TOKEN
 
 NOT_HERE = {"tokenizer_name", "validation_epochs", "no_safe_serialization"}
@@ -25,17 +23,7 @@ OURS = {"config", "pretrained_vae_model_name_or_path", "help"}
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = SCRIPT.with_name("textual_inversion_sdxl.py")
-    spec = importlib.util.spec_from_file_location("textual_inversion_sdxl", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-    return module
+    return loaded("textual_inversion_sdxl")
 
 
 @pytest.fixture(scope="module")
