@@ -242,7 +242,7 @@ def test_out_of_memory_halves_what_is_taken_at_once_and_keeps_the_step(
         assert own.get("fixed_draw_loss", {}) == pytest.approx(other.get("fixed_draw_loss", {}), rel=1e-5)
     assert "Out of memory with 5 pictures at once; going on with 2, the same step." in caplog.text
     short_of_memory(monkeypatch, 0)
-    with pytest.raises(TrainingStopped, match=r"not enough memory for one picture\. Try gradient_checkpointing"):
+    with pytest.raises(TrainingStopped, match=r"not enough memory for one picture\. Try memory 'low'"):
         list(train(make_recipe(**JAX, folder=str(tmp_path / "none"))))
 
 

@@ -173,7 +173,7 @@ class LatentDiffusion(ABC):
         if vae_dtype == torch.float16 and self.vae_overflows and self.vae.config.get("force_upcast", False):
             vae_dtype = torch.float32
         for module, wanted in ((self.unet, dtype), (self.vae, vae_dtype or torch.float32)):
-            _move(module, device, wanted)
+            memory.move(module, device, wanted)
         for text_encoder in self.text_encoders.values():
             text_encoder.to(device=device)
         self.alphas_cumprod = self.alphas_cumprod.to(device)
@@ -186,7 +186,7 @@ class LatentDiffusion(ABC):
 
     def bring_vae(self, device: torch.device | str) -> None:
         """Move the VAE to a device, in fp32, to encode pictures."""
-        _move(self.vae, device, torch.float32)
+        memory.move(self.vae, device, torch.float32)
 
     def bring(
         self,
@@ -197,7 +197,7 @@ class LatentDiffusion(ABC):
         channels_last: bool = False,
     ) -> None:
         """Move all but the VAE to a device; see `contracts.Family`."""
-        _move(self.unet, "cpu" if eight_bits else device, dtype)
+        memory.move(self.unet, "cpu" if eight_bits else device, dtype)
         if eight_bits:
             memory.lighten(self.unet, self.text_encoders.values(), dtype)
             self.unet.to(device=device)
@@ -397,9 +397,3 @@ class LatentDiffusion(ABC):
             self.vae.to(device=home)
         eight = ((values / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return [Image.fromarray(one) for one in eight.numpy()]
-
-
-def _move(module: Any, device: torch.device | str, dtype: torch.dtype) -> None:
-    module.to(device=device)
-    if module.dtype != dtype:  # diffusers warns at any cast, even one that changes nothing
-        module.to(dtype=dtype)

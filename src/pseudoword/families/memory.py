@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -21,6 +22,13 @@ def empty_cache() -> None:
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def move(module: Any, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Move a module of diffusers' to a device in some precision, without its warning at casts that change nothing."""
+    module.to(device=device)
+    if module.dtype != dtype:
+        module.to(dtype=dtype)
 
 
 class EightBits(nn.Module):
