@@ -240,7 +240,7 @@ def test_out_of_memory_halves_what_is_taken_at_once_and_keeps_the_step(
     assert np.abs(free[1]["clip_l"] - short[1]["clip_l"]).max() < 1e-5
     for own, other in zip(short[0], free[0], strict=True):
         assert own.get("fixed_draw_loss", {}) == pytest.approx(other.get("fixed_draw_loss", {}), rel=1e-5)
-    assert "Out of memory with 5 pictures at once; going on with 2, the same step." in caplog.text
+    assert "Out of memory with 4 pictures at once; going on with 2, the same step." in caplog.text
     short_of_memory(monkeypatch, 0)
     with pytest.raises(TrainingStopped, match=r"not enough memory for one picture\. Try memory 'low'"):
         list(train(make_recipe(**JAX, folder=str(tmp_path / "none"))))
