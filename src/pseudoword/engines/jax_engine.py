@@ -64,12 +64,8 @@ class JaxEngine:
     ) -> None:
         """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
         self.family, self.method, self.tokens = family, method, list(rows)
-        params = [method.params(blocks) for blocks in rows.values()]
-        earlier = state or {}
-        self.state = [
-            self._put({**method.state(p), **earlier.get(token, {})}) for token, p in zip(rows, params, strict=True)
-        ]
-        self.params = [self._put(p) for p in params]
+        params, states = steps.begun(method, rows, state)
+        self.params, self.state = ([self._put(own) for own in several] for several in (params, states))
         family.bring(self.place.everywhere, self.dtype, recomputes=self.options.recomputes)
         self.weights = family.weights()
         # What a step adds up is handed over to it. Rows and state are not: a step that fails must leave them.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pseudoword.batch import Pair
+from pseudoword.contracts import Method
 from pseudoword.errors import RunError, TrainingStopped
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,17 @@ def share(process: int, processes: int, batch_size: int, gradient_accumulation_s
     first, stride = process * batch_size, processes * batch_size
     micro_batches = range(gradient_accumulation_steps)
     return [micro * stride + first + picture for micro in micro_batches for picture in range(batch_size)]
+
+
+def begun(
+    method: Method,
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    state: Mapping[str, Mapping[str, np.ndarray]] | None,
+) -> tuple[Blocks, Blocks]:
+    """Return each concept's parameters and state from its first rows; what `state` has of it is not the method's."""
+    params = [method.params(blocks) for blocks in rows.values()]
+    earlier = state or {}
+    return params, [{**method.state(p), **earlier.get(token, {})} for token, p in zip(rows, params, strict=True)]
 
 
 def counts(micro_batches: Sequence[Pair], concepts: int) -> list[int]:

@@ -75,12 +75,8 @@ class TorchEngine:
     ) -> None:
         """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
         self.family, self.method, self.tokens = family, method, list(rows)
-        params = [method.params(blocks) for blocks in rows.values()]
-        earlier = state or {}
-        self.state = [
-            self._tensors({**method.state(p), **earlier.get(token, {})}) for token, p in zip(rows, params, strict=True)
-        ]
-        self.params = [self._tensors(p) for p in params]
+        params, states = steps.begun(method, rows, state)
+        self.params, self.state = ([self._tensors(own) for own in several] for several in (params, states))
         self._bring(family)
 
     def _bring(self, family: Family) -> None:
@@ -180,7 +176,7 @@ class TorchEngine:
                 losses, grads = self._gradients(micro_batches)
             updated = self._updated({i: grads[i] for i in own}, lr)
             finite = [
-                torch.stack([losses[i].isfinite(), *(updates.finite(torch, own) for own in (grads[i], *updated[i]))])
+                torch.stack([losses[i].isfinite(), *(updates.finite(torch, part) for part in (grads[i], *updated[i]))])
                 for i in own
             ]
             # The one time in a step that the host waits for the device.
