@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=1, help="words that our run learns at once")
     parser.add_argument("--compile", action="store_true", help="with several words: compile the denoiser")
     parser.add_argument("--bf16", action="store_true", help="on a CPU: measure ours in bf16 too (on a GPU all are)")
+    parser.add_argument("--jax", action="store_true", help="measure our JAX engine too, of SD bases")
     parser.add_argument("--work", type=Path, default=Path("against-guide"), help="folder for bases and runs")
     parser.add_argument("--output", type=Path, help="where to keep results")
     args = parser.parse_args()
@@ -61,6 +62,8 @@ def main() -> None:
         arms["pseudoword-bf16"] = FAST[:1]
     if torch.cuda.is_available():
         arms = {"guide": (), "guide-fast": FAST, "pseudoword": FAST}
+    if args.jax:
+        arms["pseudoword-jax"] = arms["pseudoword"]
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
     for turn in range(args.rounds):
         for arm in list(arms)[:: -1 if turn % 2 else 1]:
@@ -81,6 +84,7 @@ def command(args: argparse.Namespace) -> str:
     more += f" --words {args.words}" if args.words > 1 else ""
     more += " --compile" if args.compile else ""
     more += " --bf16" if args.bf16 else ""
+    more += " --jax" if args.jax else ""
     return (
         f"python benchmarks/against_guide.py --script PATH --geometry {args.geometry} --batch {batch} "
         f"--warm {args.warm} --steps {args.steps} --rounds {args.rounds}{more}"
@@ -105,8 +109,9 @@ def timed(arm: str, more: tuple[str, ...], base: Path, args: argparse.Namespace)
     several = own and args.words > 1
     if several:
         command = [str(Path(sys.executable).with_name("pseudoword")), "train", "--recipe", recipe(given, args)]
+        command += ["--engine", "jax"] if arm.endswith("-jax") else []
     elif own:
-        command = [sys.executable, str(ours(args.geometry)), *given]
+        command = [sys.executable, str(ours(args.geometry, arm)), *given]
     else:
         command = [sys.executable, str(WITHOUT_TORCHVISION), str(args.script), *given]
     took = carried_out(command, args.work / f"{arm}.log", {"HF_HUB_OFFLINE": "1"})
@@ -122,8 +127,10 @@ def timed(arm: str, more: tuple[str, ...], base: Path, args: argparse.Namespace)
     }
 
 
-def ours(geometry: str) -> Path:
-    """Return our script for a kind of base."""
+def ours(geometry: str, arm: str) -> Path:
+    """Return our script for a kind of base and an arm."""
+    if arm.endswith("-jax"):
+        return OURS.with_name("textual_inversion_flax.py")
     return OURS.with_name("textual_inversion_sdxl.py") if geometry.startswith("sdxl") else OURS
 
 
@@ -181,10 +188,11 @@ def summary(runs: dict[str, list[dict[str, Any]]], words: int = 1) -> dict[str, 
     }
     own = [arm for arm in runs if arm.startswith("pseudoword")]
     for mine in own:
-        for arm in (other for other in runs if other not in own):
+        for arm in (other for other in runs if other not in own or (mine, other) == ("pseudoword-jax", "pseudoword")):
             both = list(zip(runs[mine], runs[arm], strict=True))
             ratios = [ours["pictures_per_second"] / theirs["pictures_per_second"] for ours, theirs in both]
-            whole = [words * theirs["seconds"] / ours["seconds"] for ours, theirs in both]
+            times = 1 if arm in own else words
+            whole = [times * theirs["seconds"] / ours["seconds"] for ours, theirs in both]
             found[f"{mine}_times_as_fast_as_{arm}"] = {
                 "median": round(statistics.median(ratios), 2),
                 "pairs": [round(ratio, 2) for ratio in ratios],

@@ -88,7 +88,9 @@ def test_gradients_are_those_of_torch(base: Path, xl: Path, kind: str, masked: b
         batch = dataclasses.replace(batch, weight=weight)
     losses, [expected] = torch_engine._gradients([(batch, draw)])
     given = own._given(batch, draw, [4])
-    found, [grads] = own._add(own._nothing(), own.params, own.weights, given)
+    devices = own.place.devices_for(4)
+    read = own.place.first((own.params, own.weights), devices)
+    found, [grads] = own._add(own._nothing(devices), *read, given)
     assert np.asarray(found) == pytest.approx(losses.numpy(), rel=1e-5)
     assert grads.keys() == expected.keys()
     for name, grad in grads.items():

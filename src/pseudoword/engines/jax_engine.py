@@ -65,8 +65,9 @@ class JaxEngine:
         """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
         self.family, self.method, self.tokens = family, method, list(rows)
         params, states = steps.begun(method, rows, state)
-        self.params, self.state = ([self._put(own) for own in several] for several in (params, states))
+        self.place.spread(sum(array.nbytes for array in jax.tree.leaves(family.weights())))
         family.bring(self.place.everywhere, self.dtype, recomputes=self.options.recomputes)
+        self.params, self.state = ([self._put(own) for own in several] for several in (params, states))
         self.weights = family.weights()
         # What a step adds up is handed over to it. Rows and state are not: a step that fails must leave them.
         self._add = jax.jit(self._added, donate_argnums=0)
@@ -108,10 +109,14 @@ class JaxEngine:
         own = tuple(i for i, count in enumerate(counts) if count)
 
         def work(pairs: Sequence[Pair]) -> tuple[np.ndarray, list[Params], list[Params]]:
-            totals = self._nothing()
+            totals: dict[int, Totals] = {}  # by the number of devices that they are on
             for batch, draw in pairs:
-                totals = self._add(totals, self.params, self.weights, self._given(batch, draw, counts))
-            told, params, state = self._end(own, self._everyones(totals), self.params, self.state, lr, self.step_number)
+                devices = self.place.devices_for(len(batch.concept))
+                before = totals.pop(devices) if devices in totals else self._nothing(devices)
+                read = self.place.first((self.params, self.weights), devices)
+                totals[devices] = self._add(before, *read, self._given(batch, draw, counts))
+            everyones = self._everyones(list(totals.values()))
+            told, params, state = self._end(own, everyones, self.params, self.state, lr, self.step_number)
             return np.asarray(told), params, state  # the one time in a step that the host waits for the device
 
         told, params, state = self._as_fits(micro_batches, work)
@@ -144,16 +149,19 @@ class JaxEngine:
         given = {name: getattr(batch, name) for name in ("ids", "mean", "std", "concept", "placement", "weight")}
         given |= {name: getattr(draw, name) for name in ("timestep", "posterior", "noise")}
         given = {name: value for name, value in {**given, "share": share}.items() if value is not None}
-        return self.place.divide(given, len(batch.concept))
+        return self.place.divide(given, self.place.devices_for(len(batch.concept)))
 
-    def _nothing(self) -> Totals:
-        """Return sums of no losses and gradients."""
+    def _nothing(self, devices: int) -> Totals:
+        """Return sums of no losses and gradients, on the first devices."""
         losses = np.zeros(len(self.tokens), np.float32)
         grads = [{name: np.zeros(p.shape, np.float32) for name, p in own.items()} for own in self.params]
-        return self._put((losses, grads))
+        return self.place.first(self._put((losses, grads)), devices)
 
-    def _everyones(self, totals: Totals) -> Totals:
-        """Return the mean of losses and gradients over processes."""
+    def _everyones(self, several: Sequence[Totals]) -> Totals:
+        """Return the sum of losses and gradients, as the mean over processes, on every device."""
+        totals, *others = (jax.device_put(totals, self.place.everywhere) for totals in several)
+        for more in others:
+            totals = jax.tree.map(jnp.add, totals, more)
         if self.processes == 1:
             return totals
         leaves, tree = jax.tree.flatten(totals)
@@ -227,7 +235,10 @@ class JaxEngine:
         counts = steps.counts(batches, len(self.tokens))
 
         def work(pairs: Sequence[Pair]) -> np.ndarray:
-            found = [self._losses(self.params, self.weights, self._given(*pair, counts)) for pair in pairs]
+            read = [
+                self.place.first((self.params, self.weights), self.place.devices_for(len(b.concept))) for b, _ in pairs
+            ]
+            found = [self._losses(*own, self._given(*pair, counts)) for own, pair in zip(read, pairs, strict=True)]
             return np.sum([np.asarray(losses) for losses in found], axis=0)
 
         losses = self._as_fits(batches, work).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -20,34 +21,69 @@ from pseudoword.errors import RecipeError
 
 T = TypeVar("T")
 CACHE = "jax_compilation_cache_dir"
+CPU_DEVICES = "jax_num_cpu_devices"
 
 
 class Place:
     """This process' devices, over which pictures are divided, and how it talks to the other processes.
 
-    Processes only exchange numbers on the host, at a step's end: each may have pictures of other shapes than the rest.
+    A CPU is as many devices as it has cores, since XLA computes pictures beside each other better than it divides what
+    is computed of one. Processes only exchange numbers on the host, at a step's end: each may have pictures of other
+    shapes than the rest.
     """
 
     def __init__(self) -> None:
+        _open_cores()
         _join()
         self.process, self.processes = jax.process_index(), jax.process_count()
-        devices = jax.local_devices()
-        self.count = len(devices)
-        mesh = Mesh(np.asarray(devices), ("pictures",))
-        self.one = SingleDeviceSharding(devices[0])
+        self.devices = jax.local_devices()
+        self.one = SingleDeviceSharding(self.devices[0])
         """The first device."""
-        self.everywhere = NamedSharding(mesh, PartitionSpec())
-        """A copy on every device."""
-        self._divided = NamedSharding(mesh, PartitionSpec("pictures"))
-        self.kind: str = devices[0].device_kind
+        self.kind: str = self.devices[0].device_kind
 
-    def divide(self, arrays: Any, pictures: int) -> Any:
-        """Put arrays of so many pictures on the devices: as many on each, or where that is impossible all on each."""
-        return jax.device_put(arrays, self.everywhere if pictures % self.count else self._divided)
+    def spread(self, size: int) -> None:
+        """Use as many devices as have room for a base of so many bytes each: of a CPU's memory, an eighth in all."""
+        if self.devices[0].platform == "cpu":
+            room = psutil.virtual_memory().total // (8 * self.processes)
+            del self.devices[max(1, room // size) :]
+
+    @property
+    def count(self) -> int:
+        """How many devices are used."""
+        return len(self.devices)
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """A copy on every device."""
+        return self._sharding(self.count)
+
+    def devices_for(self, pictures: int) -> int:
+        """Return how many devices so many pictures are divided over: the most of which each gets as many."""
+        return next(count for count in range(min(pictures, self.count), 0, -1) if pictures % count == 0)
+
+    def divide(self, arrays: Any, devices: int) -> Any:
+        """Divide arrays of pictures over the first devices."""
+        return jax.device_put(arrays, self._sharding(devices, "pictures"))
+
+    def first(self, arrays: Any, devices: int) -> Any:
+        """Return arrays that are everywhere as arrays of the first devices alone; nothing is copied."""
+        if devices == self.count:
+            return arrays
+        sharding = self._sharding(devices)
+
+        def fewer(array: jax.Array) -> jax.Array:
+            copies = {copy.device: copy.data for copy in array.addressable_shards}
+            own = [copies[device] for device in self.devices[:devices]]
+            return jax.make_array_from_single_device_arrays(array.shape, sharding, own)
+
+        return jax.tree.map(fewer, arrays)
+
+    def _sharding(self, devices: int, *axes: str) -> NamedSharding:
+        return NamedSharding(Mesh(np.asarray(self.devices[:devices]), ("pictures",)), PartitionSpec(*axes))
 
     def free_memory(self) -> int:
         """Return the bytes that are free on the fullest device; of a CPU those of its machine, shared fairly."""
-        told = [device.memory_stats() for device in jax.local_devices()]
+        told = [device.memory_stats() for device in self.devices]
         free = [stats["bytes_limit"] - stats["bytes_in_use"] for stats in told if stats and "bytes_limit" in stats]
         return min(free) if free else psutil.virtual_memory().available // self.processes
 
@@ -85,6 +121,16 @@ class Place:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process; the same answer on all."""
         return self.mean(np.asarray([flag], np.float32)).item() > 0
+
+
+def _open_cores() -> None:
+    """Make devices of a CPU's cores, unless the user has said how many there are, or JAX is in use already."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.config.values[CPU_DEVICES] < 0 and "xla_force_host_platform_device_count" not in flags:
+        beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with contextlib.suppress(RuntimeError):
+            jax.config.update(CPU_DEVICES, max(1, cores // beside))
 
 
 def _join() -> None:

@@ -199,7 +199,7 @@ class LatentDiffusion(ABC):
         # A scale of 1 or less is none, as in diffusers: without it there is no second prompt to compute.
         negative = self.negative(negative_ids, rows) if guidance_scale > 1 else None
         placement = np.tile([side, side, 0, 0, side, side], (len(seeds), 1))
-        weights = self.weights()
+        weights = jax.tree.map(lambda array: array.addressable_data(0), self.weights())  # of the first device
         return self._sampling(weights, np.stack(drawn), ids, rows, negative, placement, numbers, limit, guidance_scale)
 
     def negative(
