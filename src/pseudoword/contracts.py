@@ -261,6 +261,8 @@ class Engine(Protocol):
     is_main: bool
     """Whether this process writes the run's files."""
     processes: int
+    devices: int
+    """Of this process, over which pictures are divided that are taken at once."""
     step_number: int
     """Optimizer steps done."""
 
@@ -302,7 +304,14 @@ class Engine(Protocol):
         ...
 
     def free_memory(self) -> int:
-        """Return the bytes that are free on the device."""
+        """Return the bytes that are free on the devices."""
+        ...
+
+    def kept_for_gradient(self, base: BaseModel, shape: tuple[int, int, int], pictures: int) -> int:
+        """Return the bytes that a forward pass over so many pictures, with latents of a shape, keeps for the gradient.
+
+        Counted on the layers, once the engine has started; nothing is computed.
+        """
         ...
 
     def step(self, micro_batches: Sequence[tuple[Batch, Draw]], lr: float) -> dict[str, float]:

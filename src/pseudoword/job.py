@@ -227,23 +227,11 @@ def _fitting(recipe: Recipe, base: BaseModel, engine: Engine, lessons: Sequence[
     """Return how many of a step's pictures go through the model at once: all of them, or as many as memory holds."""
     batch_size = recipe.training.batch_size
     if recipe.engine.memory != "auto":
-        return 1
+        return engine.devices
     if pictures == batch_size:
         return batch_size
-    try:
-        costs = families.part(base.family, "costs")
-    except ModuleNotFoundError:  # PyTorch, which counts
-        return batch_size
-    factor = families.part(base.family, "sizes").sizes(base).latent_factor
     shapes = (shape for lesson in lessons for shape in lesson.source.latent_shapes)
-    _, height, width = max(shapes, key=lambda shape: shape[1] * shape[2])
-    kept = costs.kept_for_gradient(
-        base,
-        (width * factor, height * factor),
-        batch_size,
-        half=recipe.engine.precision != "no",
-        recomputed=recipe.engine.recomputes,
-    )
+    kept = engine.kept_for_gradient(base, max(shapes, key=lambda shape: shape[1] * shape[2]), batch_size)
     fitting = batch_size * max(1, engine.free_memory() // (MARGIN * kept))
     log.info("Taking %d of %d pictures of a step at once, as memory allows", min(pictures, fitting), pictures)
     return min(pictures, fitting)

@@ -287,16 +287,16 @@ def test_what_only_torch_has_is_refused(make_recipe: MakeRecipe, changes: dict[s
 
 
 def test_what_is_compiled_is_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pseudoword.engines import jax_places
+    from pseudoword.families import jax_cache
 
-    before = jax.config.values[jax_places.CACHE]
+    before = jax.config.values[jax_cache.CACHE]
     assert before, "the tests have one of their own"
     JaxEngine(EngineRecipe(engine="jax"))
-    assert jax.config.values[jax_places.CACHE] == before
+    assert jax.config.values[jax_cache.CACHE] == before
     try:
-        jax.config.update(jax_places.CACHE, None)
+        jax.config.update(jax_cache.CACHE, None)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         JaxEngine(EngineRecipe(engine="jax"))
-        assert jax.config.values[jax_places.CACHE] == str(tmp_path / "pseudoword" / "jax")
+        assert jax.config.values[jax_cache.CACHE] == str(tmp_path / "pseudoword" / "jax")
     finally:
-        jax.config.update(jax_places.CACHE, before)
+        jax.config.update(jax_cache.CACHE, before)

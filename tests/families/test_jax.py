@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,21 @@ def test_another_vae_may_be_given(bases: dict[str, BaseModel], tmp_path: Path):
     for vae in (other, other / "vae"):
         found, _ = family.load(dataclasses.replace(plain, vae=str(vae))).encode_images(pixels)
         assert np.array_equal(found, expected)
+
+
+def test_latents_are_as_the_other_vae_says(bases: dict[str, BaseModel], tmp_path: Path):
+    base, variants = bases["sd"], list[BaseModel]()
+    for name, changes in (("scaled", {"scaling_factor": 0.5}), ("normalised", {"latents_mean": [0.0] * 4})):
+        folder = miniature.write(tmp_path / name) / "vae"
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        variants.append(dataclasses.replace(base, vae=str(folder)))
+    for engine, array in (("jax", jnp.asarray), ("torch", torch.tensor)):
+        family = families.part("sd", engine).FAMILY
+        given = [array(np.full((1, 4, 8, 8), value, np.float32)) for value in (2, 0, 1)]
+        assert np.asarray(family.load(variants[0]).latents(*given)) == pytest.approx(1.0)
+        with pytest.raises(RecipeError, match=r"^The VAE's configuration normalises each channel of its latents"):
+            family.load(variants[1])
 
 
 def test_a_base_without_a_scheduler_is_refused(bases: dict[str, BaseModel], tmp_path: Path):

@@ -17,16 +17,20 @@ from pseudoword import objectives
 from pseudoword.batch import Batch, Draw, Pair, parts
 from pseudoword.contracts import Method, NonFiniteLoss
 from pseudoword.engines import steps, updates
-from pseudoword.engines.jax_places import Place, keep_compiled
+from pseudoword.engines.jax_places import Place
 from pseudoword.engines.updates import Params
-from pseudoword.errors import RecipeError
-from pseudoword.recipe import EngineRecipe
+from pseudoword.errors import RecipeError, TrainingStopped
+from pseudoword.recipe import BaseModel, EngineRecipe
+from pseudoword.schedules import Shape
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Given = Mapping[str, Any]
 """What a loss reads for some pictures, as arrays; see `Batch` and `Draw`."""
+LATENTS = "mean", "std", "posterior", "noise"
+FRACTIONS = (*LATENTS, "share")
+"""What a loss reads that is not whole numbers."""
 Totals = tuple[Float[jax.Array, " concepts"], list[Params]]
 """Losses of all concepts, and their gradients."""
 
@@ -36,9 +40,6 @@ class JaxEngine:
 
     def __init__(self, options: EngineRecipe, gradient_clip: float | None = None) -> None:
         _refuse(options)
-        if options.deterministic:  # read when a GPU is first used
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-        keep_compiled()
         self.place = Place()
         self.is_main: bool = self.place.process == 0
         self.processes: int = self.place.processes
@@ -50,6 +51,11 @@ class JaxEngine:
         self.step_number = 0
         self.largest = 2**31
         """Pictures that fit into memory at once, as far as is known."""
+
+    @property
+    def devices(self) -> int:
+        """Of this process, over which pictures are divided that are taken at once."""
+        return self.place.count
 
     def prepare(self, family: Any) -> None:
         """Put what encodes pictures on the first device; the rest of the base follows when training starts."""
@@ -65,17 +71,19 @@ class JaxEngine:
         """Take up concepts with their starting rows `[vectors, width]` by token and text encoder."""
         self.family, self.method, self.tokens = family, method, list(rows)
         params, states = steps.begun(method, rows, state)
-        self.place.spread(sum(array.nbytes for array in jax.tree.leaves(family.weights())))
+        size = sum(array.nbytes for array in jax.tree.leaves(family.weights()))
+        self.place.spread(size, spare=self.options.memory != "auto")
         family.bring(self.place.everywhere, self.dtype, recomputes=self.options.recomputes)
         self.params, self.state = ([self._put(own) for own in several] for several in (params, states))
-        self.weights = family.weights()
+        self.weights = {self.place.count: family.weights()}
         # What a step adds up is handed over to it. Rows and state are not: a step that fails must leave them.
-        self._add = jax.jit(self._added, donate_argnums=0)
-        self._end = jax.jit(self._ended, static_argnums=0)
-        self._losses = jax.jit(self._loss)
+        exact: Any = {"compiler_options": {"xla_gpu_deterministic_ops": True} if self.options.deterministic else None}
+        self._add = jax.jit(self._added, donate_argnums=0, **exact)
+        self._end = jax.jit(self._ended, static_argnums=0, **exact)
+        self._losses = jax.jit(self._loss, **exact)
 
-    def compile(self, first: Sequence[Pair], steps: int, known: bool | None) -> bool:
-        """Say that steps are compiled, as always here; there is nothing that could be left out of it."""
+    def compile(self, first: Callable[[], Sequence[Pair]], steps: int, known: bool | None) -> bool:
+        """Say that the first step will take a while: all are compiled, and there is nothing to choose."""
         del first, steps, known
         log.info("Compiling the step: the first one takes a while, unless an earlier run has left it")
         return False
@@ -89,6 +97,24 @@ class JaxEngine:
     def free_memory(self) -> int:
         """Return the bytes that are free on the device."""
         return self.place.free_memory()
+
+    def kept_for_gradient(self, base: BaseModel, shape: Shape, pictures: int) -> int:
+        """Return the bytes that a forward pass over so many pictures keeps for the gradient; see `contracts.Engine`."""
+        del base  # the loss itself is counted
+        numbers = {"concept": (), "share": (), "timestep": (), "placement": (6,), **dict.fromkeys(LATENTS, shape)}
+        given: dict[str, Any] = {
+            name: np.broadcast_to(np.zeros((), np.float32 if name in FRACTIONS else np.int32), (pictures, *rest))
+            for name, rest in numbers.items()
+        }
+        lengths = {encoder: words.model_max_length for encoder, words in self.family.vocabularies.items()}
+        given["ids"] = {encoder: np.zeros((pictures, length), np.int32) for encoder, length in lengths.items()}
+
+        def kept(params: Sequence[Params], weights: Any, given: Given) -> list[jax.Array]:
+            _, pullback = jax.vjp(lambda params: self._loss(params, weights, given), params)
+            held = {id(weight) for weight in jax.tree.leaves(weights)}
+            return [array for array in jax.tree.leaves(pullback) if id(array) not in held]
+
+        return sum(array.size * array.dtype.itemsize for array in jax.eval_shape(kept, *self._read(1), given))
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Let the main process act and return its result on every process; its error is raised on all of them."""
@@ -108,18 +134,17 @@ class JaxEngine:
         counts = steps.counts(micro_batches, len(self.tokens))
         own = tuple(i for i, count in enumerate(counts) if count)
 
-        def work(pairs: Sequence[Pair]) -> tuple[np.ndarray, list[Params], list[Params]]:
+        def work(pairs: Sequence[Pair]) -> list[Totals]:
             totals: dict[int, Totals] = {}  # by the number of devices that they are on
             for batch, draw in pairs:
                 devices = self.place.devices_for(len(batch.concept))
                 before = totals.pop(devices) if devices in totals else self._nothing(devices)
-                read = self.place.first((self.params, self.weights), devices)
-                totals[devices] = self._add(before, *read, self._given(batch, draw, counts))
-            everyones = self._everyones(list(totals.values()))
-            told, params, state = self._end(own, everyones, self.params, self.state, lr, self.step_number)
-            return np.asarray(told), params, state  # the one time in a step that the host waits for the device
+                totals[devices] = self._add(before, *self._read(devices), self._given(batch, draw, counts))
+            return jax.block_until_ready(list(totals.values()))
 
-        told, params, state = self._as_fits(micro_batches, work)
+        everyones = self._everyones(lambda: self._as_fits(micro_batches, work))
+        answer, params, state = self._end(own, everyones, self.params, self.state, lr, self.step_number)
+        told = np.asarray(answer)
         flags = told[len(own) :].reshape(len(own), 4)
         reasons = {
             self.tokens[i]: steps.reason(flag, self.step_number + 1)
@@ -149,7 +174,18 @@ class JaxEngine:
         given = {name: getattr(batch, name) for name in ("ids", "mean", "std", "concept", "placement", "weight")}
         given |= {name: getattr(draw, name) for name in ("timestep", "posterior", "noise")}
         given = {name: value for name, value in {**given, "share": share}.items() if value is not None}
-        return self.place.divide(given, self.place.devices_for(len(batch.concept)))
+        pictures = len(batch.concept)
+        devices = self.place.devices_for(pictures)
+        if more := -pictures % devices:  # as many on each: copies of the last, which are no concept's
+            given = jax.tree.map(lambda own: np.concatenate([own, np.repeat(own[-1:], more, axis=0)]), given)
+            given["concept"][-more:] = -1
+        return self.place.divide(given, devices)
+
+    def _read(self, devices: int) -> tuple[list[Params], Any]:
+        """Return parameters and weights on the first devices."""
+        if devices not in self.weights:
+            self.weights[devices] = self.place.first(self.weights[self.place.count], devices)
+        return self.place.first(self.params, devices), self.weights[devices]
 
     def _nothing(self, devices: int) -> Totals:
         """Return sums of no losses and gradients, on the first devices."""
@@ -157,18 +193,35 @@ class JaxEngine:
         grads = [{name: np.zeros(p.shape, np.float32) for name, p in own.items()} for own in self.params]
         return self.place.first(self._put((losses, grads)), devices)
 
-    def _everyones(self, several: Sequence[Totals]) -> Totals:
-        """Return the sum of losses and gradients, as the mean over processes, on every device."""
+    def _everyones(self, work: Callable[[], list[Totals]]) -> Totals:
+        """Return the sum of what `work` finds, as the mean over processes, on every device.
+
+        If it raises on one process, all raise, so that none waits for another that has ended.
+        """
+        if self.processes == 1:
+            return self._sum(work())
+        failed = None
+        try:
+            totals = self._sum(work())
+        except Exception as error:
+            failed, totals = error, self._nothing(self.place.count)
+        leaves, tree = jax.tree.flatten(totals)
+        flat = np.concatenate(
+            [np.asarray([failed is not None], np.float32), *(np.asarray(leaf).ravel() for leaf in leaves)]
+        )
+        someone, *found = np.split(self.place.mean(flat), 1 + np.cumsum([0, *(leaf.size for leaf in leaves[:-1])]))
+        if failed is not None:
+            raise failed
+        if someone.item() > 0:
+            raise TrainingStopped("Another process had to stop, and so does this one; the other's message says why.")
+        shaped = [part.reshape(leaf.shape) for part, leaf in zip(found, leaves, strict=True)]
+        return self._put(jax.tree.unflatten(tree, shaped))
+
+    def _sum(self, several: Sequence[Totals]) -> Totals:
         totals, *others = (jax.device_put(totals, self.place.everywhere) for totals in several)
         for more in others:
             totals = jax.tree.map(jnp.add, totals, more)
-        if self.processes == 1:
-            return totals
-        leaves, tree = jax.tree.flatten(totals)
-        found = self.place.mean(np.concatenate([np.asarray(leaf).ravel() for leaf in leaves]))
-        ends = np.cumsum([leaf.size for leaf in leaves])
-        shaped = [part.reshape(leaf.shape) for part, leaf in zip(np.split(found, ends[:-1]), leaves, strict=True)]
-        return self._put(jax.tree.unflatten(tree, shaped))
+        return totals
 
     # What is compiled
 
@@ -235,9 +288,8 @@ class JaxEngine:
         counts = steps.counts(batches, len(self.tokens))
 
         def work(pairs: Sequence[Pair]) -> np.ndarray:
-            read = [
-                self.place.first((self.params, self.weights), self.place.devices_for(len(b.concept))) for b, _ in pairs
-            ]
+            sizes = [len(batch.concept) for batch, _ in pairs]
+            read = [self._read(self.place.devices_for(size)) for size in sizes]
             found = [self._losses(*own, self._given(*pair, counts)) for own, pair in zip(read, pairs, strict=True)]
             return np.sum([np.asarray(losses) for losses in found], axis=0)
 
@@ -270,7 +322,7 @@ class JaxEngine:
         """Return what the last bits of the result depend on besides the recipe."""
         return {
             **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
-            "device": f"{self.place.kind} × {self.place.count}",
+            "device": f"{self.place.kind} × {self.place.opened}",
             "threads": str(os.cpu_count()),
             "processes": str(self.processes),
             "mixed_precision": self.options.precision,

@@ -1,13 +1,11 @@
-"""Where the JAX engine computes: this process' devices, the other processes of a launcher, and what is compiled."""
+"""Where the JAX engine computes: this process' devices, the other processes of a launcher, and how they agree."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pickle
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -17,11 +15,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Float
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, RunError, first_line
 
 T = TypeVar("T")
-CACHE = "jax_compilation_cache_dir"
 CPU_DEVICES = "jax_num_cpu_devices"
+FOR_COPIES = 1 / 8
+"""Of a machine's memory, what copies of a base may take when a CPU's cores are devices."""
+SHUTDOWN = 30
+"""Seconds after which a process that is done no longer waits for others to end; they may have failed."""
 
 
 class Place:
@@ -39,12 +40,14 @@ class Place:
         self.devices = jax.local_devices()
         self.one = SingleDeviceSharding(self.devices[0])
         """The first device."""
+        self.opened = len(self.devices)
+        """Devices of this process, of which `spread` may use fewer."""
         self.kind: str = self.devices[0].device_kind
 
-    def spread(self, size: int) -> None:
-        """Use as many devices as have room for a base of so many bytes each: of a CPU's memory, an eighth in all."""
+    def spread(self, size: int, *, spare: bool) -> None:
+        """Use as many devices of a CPU as have room for a base of so many bytes each, or to spare memory one."""
         if self.devices[0].platform == "cpu":
-            room = psutil.virtual_memory().total // (8 * self.processes)
+            room = 0 if spare else int(psutil.virtual_memory().total * FOR_COPIES)
             del self.devices[max(1, room // size) :]
 
     @property
@@ -58,8 +61,8 @@ class Place:
         return self._sharding(self.count)
 
     def devices_for(self, pictures: int) -> int:
-        """Return how many devices so many pictures are divided over: the most of which each gets as many."""
-        return next(count for count in range(min(pictures, self.count), 0, -1) if pictures % count == 0)
+        """Return how many devices so many pictures are divided over."""
+        return min(pictures, self.count)
 
     def divide(self, arrays: Any, devices: int) -> Any:
         """Divide arrays of pictures over the first devices."""
@@ -82,10 +85,10 @@ class Place:
         return NamedSharding(Mesh(np.asarray(self.devices[:devices]), ("pictures",)), PartitionSpec(*axes))
 
     def free_memory(self) -> int:
-        """Return the bytes that are free on the fullest device; of a CPU those of its machine, shared fairly."""
+        """Return the bytes that are free on all devices together; of a CPU those of its machine, shared fairly."""
         told = [device.memory_stats() for device in self.devices]
         free = [stats["bytes_limit"] - stats["bytes_in_use"] for stats in told if stats and "bytes_limit" in stats]
-        return min(free) if free else psutil.virtual_memory().available // self.processes
+        return min(free) * self.count if free else psutil.virtual_memory().available // self.processes
 
     # Processes
 
@@ -100,61 +103,79 @@ class Place:
         """Let the main process act; see `contracts.Engine`."""
         if self.processes == 1:
             return action()
-        outcome: Any = (None, None)
-        if self.process == 0:
-            try:
-                outcome = (action(), None)
-            except Exception as error:
-                outcome = (None, error)
-        result, error = self._from_main(outcome)
+        packed = self._from_main(_packed(action) if self.process == 0 else b"")
+        result, error = pickle.loads(packed)
         if error is not None:
             raise error
         return result
 
-    def _from_main(self, value: T) -> T:
-        """Return the main process' value on every process."""
-        packed = np.frombuffer(pickle.dumps(value), np.uint8) if self.process == 0 else np.zeros(0, np.uint8)
+    def _from_main(self, packed: bytes) -> bytes:
+        """Return the main process' bytes on every process."""
         length = int(multihost_utils.broadcast_one_to_all(np.int32(len(packed))))
-        sent = packed if self.process == 0 else np.zeros(length, np.uint8)
-        return pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes())
+        sent = np.frombuffer(packed, np.uint8) if self.process == 0 else np.zeros(length, np.uint8)
+        return np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process; the same answer on all."""
         return self.mean(np.asarray([flag], np.float32)).item() > 0
 
 
+def _packed(action: Callable[[], Any]) -> bytes:
+    """Carry out an action and return its result and its error as bytes; an error that cannot be sent, as its text."""
+    outcome: tuple[Any, Exception | None]
+    try:
+        outcome = action(), None
+    except Exception as error:
+        outcome = None, error
+    try:
+        packed = pickle.dumps(outcome)
+        pickle.loads(packed)  # an error with arguments of its own may be written and not read
+    except Exception:
+        return pickle.dumps((None, RunError(str(outcome[1]))))
+    return packed
+
+
 def _open_cores() -> None:
-    """Make devices of a CPU's cores, unless the user has said how many there are, or JAX is in use already."""
+    """Make devices of a CPU's cores, unless the user has said how many, JAX is in use, or there are more processes.
+
+    Those have to have as many each, which cores need not be.
+    """
     flags = os.environ.get("XLA_FLAGS", "")
-    if jax.config.values[CPU_DEVICES] < 0 and "xla_force_host_platform_device_count" not in flags:
-        beside = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = jax.config.values[CPU_DEVICES] >= 0 or "xla_force_host_platform_device_count" in flags
+    if _number("WORLD_SIZE", 1) == 1 and not told:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with contextlib.suppress(RuntimeError):
-            jax.config.update(CPU_DEVICES, max(1, cores // beside))
+            jax.config.update(CPU_DEVICES, cores or 1)
 
 
 def _join() -> None:
     """Connect with the processes that a launcher started, by the variables that torchrun and others set."""
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = _number("WORLD_SIZE", 1)
     if launched == 1 or jax.distributed.is_initialized():
         return
-    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    if not (address and port):
+    address, rank, port = os.environ.get("MASTER_ADDR"), _number("RANK", -1), _number("MASTER_PORT", 0)
+    if not (address and port and 0 <= rank < launched):
         raise RecipeError(
-            f"A launcher started {launched} processes, but MASTER_ADDR and MASTER_PORT do not say where the first is."
+            f"A launcher started {launched} processes, but RANK, MASTER_ADDR and MASTER_PORT do not say which of them "
+            "this is, and where the first one listens."
         )
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1  # others on this machine: a device for each
-    own = [int(os.environ.get("LOCAL_RANK", "0"))] if beside else None
-    jax.distributed.initialize(f"{address}:{port}", launched, int(os.environ["RANK"]), own)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        port += 1  # torchrun itself listens at the port that it names
+    beside = _number("LOCAL_WORLD_SIZE", 1) > 1  # others on this machine: a device for each
+    own = [_number("LOCAL_RANK", 0)] if beside else None
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # it would take SIGTERM, at which a run keeps a checkpoint
+    try:
+        jax.distributed.initialize(f"{address}:{port}", launched, rank, own, shutdown_timeout_seconds=SHUTDOWN)
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"Process {rank} cannot join the {launched} at {address}:{port} ({first_line(error)})."
+        ) from error
 
 
-def keep_compiled() -> None:
-    """Have later processes find what is compiled here: in JAX_COMPILATION_CACHE_DIR, or the user's cache folder."""
-    if not jax.config.values[CACHE]:
-        jax.config.update(CACHE, str(_caches() / "pseudoword" / "jax"))
-
-
-def _caches() -> Path:
-    """Return the folder in which this system keeps what programs can make again."""
-    usual = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA", "~/AppData/Local")}
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual.get(sys.platform, "~/.cache")).expanduser()
+def _number(name: str, default: int) -> int:
+    told = os.environ.get(name, str(default))
+    if not told.isdecimal():
+        raise RecipeError(f"{name} is set by what launches processes, to a number; here it is {told!r}.")
+    return int(told)

@@ -17,13 +17,14 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env, reduce
 from jaxtyping import Float
 
-from pseudoword import objectives
+from pseudoword import families, objectives
 from pseudoword.batch import Batch, Draw, Pair, parts
 from pseudoword.contracts import Family, Method, NonFiniteLoss
 from pseudoword.engines import compiling, steps, switches, updates
 from pseudoword.engines.updates import Params
 from pseudoword.errors import RecipeError, first_line
-from pseudoword.recipe import EngineRecipe
+from pseudoword.recipe import BaseModel, EngineRecipe
+from pseudoword.schedules import Shape
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 class TorchEngine:
     """Devices and processes from Accelerate, parameters of each concept, and the step that updates them."""
+
+    devices = 1
 
     def __init__(self, options: EngineRecipe, gradient_clip: float | None = None) -> None:
         # Only devices and processes: Accelerate's precision is one for all, and two engines may differ in theirs.
@@ -138,6 +141,14 @@ class TorchEngine:
         if self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0]
         return psutil.virtual_memory().available // self.processes
+
+    def kept_for_gradient(self, base: BaseModel, shape: Shape, pictures: int) -> int:
+        """Return the bytes that a forward pass over so many pictures keeps for the gradient; see `contracts.Engine`."""
+        _, height, width = shape
+        factor, options = self.family.latent_factor, self.options
+        size, half = (width * factor, height * factor), options.precision != "no"
+        costs = families.part(base.family, "costs")
+        return costs.kept_for_gradient(base, size, pictures, half=half, recomputed=options.recomputes)
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Let the main process act and return its result on every process; its error is raised on all of them."""

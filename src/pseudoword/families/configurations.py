@@ -21,9 +21,9 @@ class LatentSizes:
     bucket_multiple: int
 
 
-def sizes(base: BaseModel) -> LatentSizes:
-    """Return the sizes of a base; RecipeError if its configurations do not tell them."""
-    unet, vae = (configuration(base, part) for part in ("unet", "vae"))
+def sizes(base: BaseModel, vae: Mapping[str, Any] | None = None) -> LatentSizes:
+    """Return the sizes of a base, with another VAE's configuration if there is one; RecipeError if these are unsaid."""
+    unet, vae = configuration(base, "unet"), vae or configuration(base, "vae")
     try:
         return sizes_of(unet, vae)
     except (KeyError, TypeError, ValueError) as error:

@@ -23,6 +23,7 @@ from pseudoword.errors import RecipeError
 from pseudoword.families import checks, solvers
 from pseudoword.families.configurations import configuration, sizes
 from pseudoword.families.hub_folder import local, scheduler_of
+from pseudoword.families.jax_cache import keep_compiled
 from pseudoword.families.single_file import is_single_file
 from pseudoword.flax_models import Layers
 from pseudoword.recipe import BaseModel, Sampler
@@ -54,14 +55,13 @@ class LatentDiffusion(ABC):
         self.prediction_type: objectives.PredictionType = checks.prediction_type(base, scheduler)
         self.alphas_cumprod = flax_models.alphas_cumprod(scheduler)
         self.num_timesteps = len(self.alphas_cumprod)
-        own = sizes(base)
+        vae = dataclasses.asdict(self._module("vae").configuration)  # of the one that is used
+        own = sizes(base, vae)
         self.resolution, self.latent_factor = own.resolution, own.latent_factor
         self.bucket_multiple = own.bucket_multiple
-        vae = configuration(base, "vae")
-        self.scaling_factor = float(vae.get("scaling_factor", 0.18215))
-        made = {**vae, "latent_channels": self._module("vae").configuration.latent_channels}
-        self.latent_channels: int = made["latent_channels"]
-        checks.check_latents({"in_channels": self._module("unet").configuration.in_channels}, made)
+        self.scaling_factor: float = vae["scaling_factor"]
+        self.latent_channels: int = vae["latent_channels"]
+        checks.check_latents({"in_channels": self._module("unet").configuration.in_channels}, vae)
         for folder in self.texts:
             checks.check_clip_skip(base, self._module(folder).configuration.num_hidden_layers)
         self._compile()
@@ -74,6 +74,7 @@ class LatentDiffusion(ABC):
     @classmethod
     def load(cls: type[Own], base: BaseModel) -> Own:
         """Load a base in diffusers layout on the host in fp32, or raise RecipeError saying what is missing."""
+        keep_compiled()
         for model in filter(None, (base.model, base.vae)):
             if is_single_file(model):
                 raise RecipeError(
@@ -84,11 +85,13 @@ class LatentDiffusion(ABC):
         kinds = {**cls.texts, "vae": flax_models.AutoencoderKL, "unet": flax_models.UNet2DConditionModel}
         folders = {name: Path(base.model) / name for name in kinds}
         if base.vae is not None:
-            other = dataclasses.replace(base, model=base.vae)
+            other = dataclasses.replace(base, model=base.vae, revision=None, variant=None)  # those are the base's own
             vae = Path(local(other, ("vae", "")).model)
             folders["vae"] = vae / "vae" if (vae / "vae" / "config.json").is_file() else vae
-        read = partial(flax_models.from_folder, variant=base.variant, sharding=_host())
-        return cls(base, {name: read(kind, folders[name]) for name, kind in kinds.items()}, scheduler_of(base))
+        variants = dict.fromkeys(kinds, base.variant) | ({"vae": None} if base.vae else {})
+        read = partial(flax_models.from_folder, sharding=_host())
+        modules = {name: read(kind, folders[name], variant=variants[name]) for name, kind in kinds.items()}
+        return cls(base, modules, scheduler_of(base))
 
     # Where and how it is held
 
@@ -134,9 +137,14 @@ class LatentDiffusion(ABC):
 
     def _compile(self) -> None:
         """Have what is computed outside of the engine's steps compiled when it is first used, and for each shape."""
-        self._encoding = jax.jit(lambda weights, pixels: self.bound(weights)._module("vae").encode(pixels))
-        self._decoding = jax.jit(lambda weights, latents: self.bound(weights)._module("vae").decode(latents))
+        self._encoding = jax.jit(lambda weights, pixels: self.bound(weights)._exact_vae("encode", pixels))
+        self._decoding = jax.jit(lambda weights, latents: self.bound(weights)._exact_vae("decode", latents))
         self._sampling = jax.jit(lambda weights, *given: self.bound(weights)._sampled(*given))
+
+    def _exact_vae(self, name: str, values: jax.Array) -> Any:
+        """Return what the VAE encodes or decodes, with products in fp32, which GPUs and TPUs round if not told so."""
+        with jax.default_matmul_precision("highest"):
+            return getattr(self._module("vae"), name)(values)
 
     # The parts of the loss
 
@@ -251,9 +259,8 @@ class LatentDiffusion(ABC):
 
     def decode(self, latents: Latents) -> list[Image.Image]:
         """Return the pictures of latents, one after the other."""
-        weights = self.weights("vae")
-        device = weights["vae"][0].sharding
-        unscaled = [jax.device_put(one[None] / self.scaling_factor, device) for one in latents]
+        weights = jax.device_put(self.weights("vae"), latents.sharding)  # the VAE may have left for the host
+        unscaled = [one[None] / self.scaling_factor for one in latents]
         values = np.concatenate([np.asarray(self._decoding(weights, one)) for one in unscaled])
         eight = (np.clip(values / 2 + 0.5, 0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
         return [Image.fromarray(one) for one in eight]

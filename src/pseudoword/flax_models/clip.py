@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from pseudoword.flax_models import configurations
 from pseudoword.flax_models.configurations import TextConfiguration
-from pseudoword.flax_models.layers import Implementation, Layers, attend, through
+from pseudoword.flax_models.layers import Layers, attend, through
 
 Hidden = Float[jax.Array, "batch tokens width"]
 
@@ -116,12 +116,11 @@ class SelfAttention(nnx.Module):
         linear = functools.partial(layers.linear, own.hidden_size, own.hidden_size)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
         self.heads = own.num_attention_heads
-        self.implementation: Implementation | None = layers.attention
 
     def __call__(self, hidden: Hidden) -> Hidden:
         """Return what each token gathers."""
         parts = self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden)
-        return self.out_proj(attend(*parts, self.heads, causal=True, implementation=self.implementation))
+        return self.out_proj(attend(*parts, self.heads, causal=True))
 
 
 class MLP(nnx.Module):

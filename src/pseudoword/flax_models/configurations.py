@@ -98,6 +98,10 @@ class VAEConfiguration:
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+    scaling_factor: float = 0.18215
+    """What latents are multiplied by for the UNet; nothing that the VAE itself computes."""
+    latents_mean: tuple[float, ...] | None = None
+    """Of each channel, where latents are normalised for the UNet; as the factor."""
 
     only: ClassVar[Values] = {
         "act_fn": ("silu", "swish"),
@@ -109,11 +113,9 @@ class VAEConfiguration:
 NO_MATTER = {
     "addition_embed_type_num_heads",  # of another kind of added embedding
     "force_upcast",  # precision is the caller's
-    "latents_mean",  # how latents are scaled is the caller's too
-    "latents_std",
+    "latents_std",  # nothing without latents_mean
     "mid_block_only_cross_attention",  # of another kind of middle
     "sample_size",
-    "scaling_factor",
     "shift_factor",
     "upcast_attention",  # scores and softmax are in fp32 here in any case
     "use_linear_projection",  # a 1×1 convolution is the same arithmetic

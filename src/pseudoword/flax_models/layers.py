@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,6 @@ from flax import nnx
 from jaxtyping import Float
 
 Padding = tuple[int, int]
-Implementation = Literal["xla", "cudnn"]
 Checkpoint = Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]
 
 
@@ -43,8 +43,6 @@ class Layers:
     """What is computed in. Normalisation and attention's softmax are in fp32 whatever it is."""
     param_dtype: Any = jnp.float32
     """What parameters are held in."""
-    attention: Implementation | None = None
-    """See `jax.nn.dot_product_attention`; cudnn's takes fp16 and bf16 alone."""
     checkpoint: Checkpoint | None = None
     """`jax.checkpoint`, or that with a policy, to compute activations again for the gradient rather than keep them."""
     rngs: nnx.Rngs = field(default_factory=lambda: nnx.Rngs(0))
@@ -96,9 +94,14 @@ def attend(
     heads: int,
     *,
     causal: bool = False,
-    implementation: Implementation | None = None,
 ) -> Float[jax.Array, "batch tokens width"]:
-    """Return what the heads, side by side, gather; scores are summed and their softmax taken in fp32."""
+    """Return what the heads, side by side, gather; scores are summed and their softmax taken in fp32.
+
+    Scores are computed again for the gradient where keeping them would take more than what they are computed of.
+    """
     split = [x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value)]
-    gathered = jax.nn.dot_product_attention(*split, is_causal=causal, implementation=implementation)
-    return gathered.reshape(query.shape)
+    gather = partial(jax.nn.dot_product_attention, is_causal=causal)
+    scores = heads * query.shape[1] * key.shape[1]
+    if scores * len(query) > query.size + key.size + value.size:
+        gather = jax.checkpoint(gather)
+    return gather(*split).reshape(query.shape)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
-from pseudoword.flax_models.layers import Implementation, Layers, attend, through
+from pseudoword.flax_models.layers import Layers, attend, through
 from pseudoword.flax_models.resnets import Maps
 
 Tokens = Float[jax.Array, "batch tokens width"]
@@ -22,13 +22,12 @@ class Attention(nnx.Module):
         self.to_v = layers.linear(context, width, bias=bias)
         self.to_out = nnx.List([layers.linear(width, width)])
         self.heads = heads
-        self.implementation: Implementation | None = layers.attention
 
     def __call__(self, hidden: Tokens, context: Tokens | None = None) -> Tokens:
         """Return what each token gathers from the context, or from all tokens."""
         context = hidden if context is None else context
         parts = self.to_q(hidden), self.to_k(context), self.to_v(context)
-        return self.to_out[0](attend(*parts, self.heads, implementation=self.implementation))
+        return self.to_out[0](attend(*parts, self.heads))
 
 
 class GEGLU(nnx.Module):
