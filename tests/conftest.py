@@ -56,6 +56,7 @@ SECTIONS = {
 @pytest.fixture(scope="session", autouse=True)
 def _compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let what JAX compiles be found again by other tests and processes, but not be left in the user's cache."""
+    os.environ["JAX_NUM_CPU_DEVICES"] = "2"  # whatever the machine, and whoever comes first
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.getbasetemp().parent / "compiled")
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

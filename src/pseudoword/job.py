@@ -140,16 +140,16 @@ class _Attempts:
 
     def __call__(self, wanted: ConceptRecipe, make: Callable[[], T]) -> T | None:
         """Return what is made, on every process; None if it fails on one of them."""
-        made = reason = None
+        made = failed = None
         try:
             made = make()
         except PseudowordError as error:
-            if self._all_or_nothing:
-                raise
-            reason = str(error)
-        if not self.engine.any(reason is not None):
+            failed = error
+        if not self.engine.any(failed is not None):
             return made
-        self.failed[wanted.token] = reason or "Another process could not read it."
+        if self._all_or_nothing:
+            raise failed or RecipeError(f"{wanted.token} cannot be learned: another process could not read it.")
+        self.failed[wanted.token] = str(failed or "Another process could not read it.")
         log.warning("%s is left out, and the others are learned: %s", wanted.token, self.failed[wanted.token])
         return None
 

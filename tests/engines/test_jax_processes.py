@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import pickle
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +22,9 @@ import pytest
 import tomli_w
 
 from pseudoword import train
+from pseudoword.contracts import NonFiniteLoss
+from pseudoword.engines.jax_places import _packed
+from pseudoword.errors import RunError
 from pseudoword.recipe import Recipe
 from tests.miniatures import TOKEN, MakeRecipe, rows_of
 
@@ -23,8 +33,23 @@ TRAIN = """
 import sys
 from pseudoword import train
 from pseudoword.recipe import Recipe
-for progress in train(Recipe.read(sys.argv[1])):
-    print(progress.step, progress.loss)
+for recipe in sys.argv[1:]:
+    for progress in train(Recipe.read(recipe)):
+        print(progress.step, progress.loss, flush=True)
+"""
+DIVIDED = """
+from pseudoword.engines.jax_places import Place
+divide = Place.divide
+def told(self, arrays, devices):
+    given = divide(self, arrays, devices)
+    print("pictures on each device:", [len(part.data) for part in given["noise"].addressable_shards])
+    return given
+Place.divide = told
+"""
+COMMAND = """
+import sys
+from pseudoword.cli import main
+sys.exit(main(["train", "--recipe", sys.argv[1]]))
 """
 WITHOUT_TORCH = """
 import sys
@@ -65,47 +90,149 @@ def told(process: subprocess.Popen[str]) -> tuple[str, str]:
     return said, wrong
 
 
-@pytest.mark.parametrize("batch_size", [4, 3])
-def test_four_devices_equal_one(make_recipe: MakeRecipe, tmp_path: Path, batch_size: int) -> None:
-    common: dict[str, Any] = {"engine": "jax", "steps": "10", "learning_rate": 5e-4, "batch_size": batch_size}
-    list(train(make_recipe(**common, folder=str(tmp_path / "one"))))
-    four = written(make_recipe(**common, folder=str(tmp_path / "four")), tmp_path / "four.toml")
-    told(python(TRAIN, four, XLA_FLAGS="--xla_force_host_platform_device_count=4"))
-    assert np.abs(rows_of(tmp_path / "one") - rows_of(tmp_path / "four")).max() < 1e-5
+def test_four_devices_equal_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"engine": "jax", "steps": "4", "learning_rate": 5e-4}
+    recipes = [make_recipe(**common, batch_size=size, folder=str(tmp_path / str(size))) for size in (4, 5)]
+    one, four = tmp_path / "one", tmp_path / "four"
+    for folder in (one, four):
+        folder.mkdir()
+        for recipe in recipes:
+            name = Path(recipe.output.folder).name
+            moved = dataclasses.replace(recipe.output, folder=str(folder / name))
+            written(dataclasses.replace(recipe, output=moved), folder / f"{name}.toml")
+    for folder, count in ((one, "1"), (four, "4")):
+        flags = {"JAX_NUM_CPU_DEVICES": "-1", "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        said, _ = told(python(DIVIDED + TRAIN, folder / "4.toml", folder / "5.toml", **flags))
+        each = {line.partition(": ")[2] for line in said.splitlines() if line.startswith("pictures")}
+        assert each == ({"[4]", "[5]"} if folder == one else {"[1, 1, 1, 1]", "[2, 2, 2, 2]"})
+    for name in ("4", "5"):
+        assert np.abs(rows_of(one / name) - rows_of(four / name)).max() < 1e-5
+
+
+def test_a_cpu_is_as_many_devices_as_it_has_cores_unless_told_otherwise() -> None:
+    code = """
+    import os
+    from pseudoword.engines.jax_places import Place
+    place = Place()
+    print(place.count, len(os.sched_getaffinity(0)))
+    place.spread(2**60, spare=False)
+    print(place.count)
+    """
+    own = {"JAX_NUM_CPU_DEVICES": "-1"}
+    found = told(python(code, **own))[0].split()
+    assert found == [found[1], found[1], "1"], "and fewer, where copies of a base have no room"
+    three = told(python(code, **own, XLA_FLAGS="--xla_force_host_platform_device_count=3"))[0].split()
+    assert three[0] == "3"
+
+
+@contextmanager
+def processes(code: str, *words: Any, taken: bool = False, **env: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start two that find each other as a launcher's do; their port may be `taken`, as by torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        if taken:
+            free.listen()
+        else:
+            free.close()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        both = [python(code, *words, **place, **env, RANK=str(n)) for n in range(2)]
+        try:
+            yield both
+        finally:
+            for process in both:
+                process.kill()
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    common: dict[str, Any] = {"engine": "jax", "steps": "10", "learning_rate": 5e-4, "loss_steps": 5}
+@pytest.mark.parametrize("taken", [False, True])
+def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, taken: bool) -> None:
+    common: dict[str, Any] = {"engine": "jax", "steps": "4", "learning_rate": 5e-4, "loss_steps": 2}
     list(train(make_recipe(**common, batch_size=4, folder=str(tmp_path / "one"))))
     two = written(make_recipe(**common, batch_size=2, folder=str(tmp_path / "two")), tmp_path / "two.toml")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    said = [told(process)[0] for process in [python(TRAIN, two, **place, RANK=str(n)) for n in range(2)]]
+    launcher = {"TORCHELASTIC_USE_AGENT_STORE": str(taken)}
+    with processes(TRAIN, two, taken=taken, **launcher) as both:
+        said = [told(process)[0] for process in both]
     first, second = ([line for line in own.splitlines() if line[:1].isdigit()] for own in said)  # not gloo's
     assert first == second
-    assert len(first) == 10
+    assert len(first) == 4
     assert np.abs(rows_of(tmp_path / "one") - rows_of(tmp_path / "two")).max() < 1e-5
-    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 11, "one process writes the log"
+    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 5, "one process writes the log"
 
 
-def test_a_launcher_that_names_no_place_is_refused() -> None:
-    wrong = told(
-        python(
-            """
-            from pseudoword.engines.jax_engine import JaxEngine
-            from pseudoword.recipe import EngineRecipe
-            try:
-                JaxEngine(EngineRecipe(engine="jax"))
-            except Exception as error:
-                print(error)
-            """,
-            WORLD_SIZE="2",
-            MASTER_ADDR="",
-        )
-    )[0]
-    assert wrong.startswith("A launcher started 2 processes, but MASTER_ADDR and MASTER_PORT do not say where the")
+@pytest.mark.slow
+def test_two_processes_that_are_asked_to_stop_keep_a_checkpoint(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(engine="jax", steps="100000", batch_size=2)
+    with processes(COMMAND, written(recipe, tmp_path / "two.toml")) as both:
+        log = tmp_path / "run" / "log.jsonl"
+        deadline = time.monotonic() + 120
+        while not (log.is_file() and len(log.read_text().splitlines()) > 3):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        both[1].send_signal(signal.SIGTERM)
+        for process in both:
+            process.communicate(timeout=60)
+    assert list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_what_stops_one_process_stops_both(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    broken = """
+    import os
+    from pseudoword.engines.jax_engine import JaxEngine
+    given = JaxEngine._given
+    def full(self, batch, draw, counts):
+        if os.environ["RANK"] == "1" and self.step_number == 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return given(self, batch, draw, counts)
+    JaxEngine._given = full
+    """
+    recipe = make_recipe(engine="jax", steps="6", batch_size=2)
+    with processes(textwrap.dedent(broken) + COMMAND, written(recipe, tmp_path / "two.toml")) as both:
+        said = [process.communicate(timeout=100)[1] for process in both]
+    assert "error: Process 1 had to stop, and so do all: The device has not enough memory for one pic" in said[0]
+    assert [process.returncode for process in both] == [1, 1]
+
+
+def test_errors_and_results_of_the_main_process_can_be_sent() -> None:
+    def failing() -> None:
+        raise NonFiniteLoss({"<cat>": "the loss of step 3 is not finite"})
+
+    for action in (failing, lambda: threading.Lock()):
+        result, error = pickle.loads(_packed(action))
+        assert result is None
+        assert isinstance(error, RunError)
+    assert pickle.loads(_packed(lambda: 3)) == (3, None)
+
+
+JOINED = """
+from pseudoword.engines.jax_places import Place
+try:
+    Place()
+except Exception as error:
+    print(error)
+"""
+PLACE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"MASTER_ADDR": ""},
+            "A launcher started 2 processes, but RANK, MASTER_ADDR and MASTER_PORT do not say which ",
+        ),
+        ({"RANK": "5"}, "A launcher started 2 processes, but RANK, MASTER_ADDR and MASTER_PORT do not say "),
+        ({"RANK": "one"}, "RANK is set by what launches processes, to a number; here it is 'one'."),
+    ],
+)
+def test_a_launcher_that_names_no_place_is_refused(changes: dict[str, str], sentence: str) -> None:
+    assert told(python(JOINED, **{**PLACE, **changes}))[0].startswith(sentence)
+
+
+def test_a_process_that_cannot_join_says_so() -> None:
+    code = "import jax; jax.devices()" + JOINED  # JAX is in use, alone
+    assert told(python(code, **PLACE))[0].startswith("Process 0 cannot join the 2 at 127.0.0.1:1 (")
 
 
 def test_without_torch_it_trains_looks_and_generates(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -210,10 +210,12 @@ class JaxEngine:
             [np.asarray([failed is not None], np.float32), *(np.asarray(leaf).ravel() for leaf in leaves)]
         )
         someone, *found = np.split(self.place.mean(flat), 1 + np.cumsum([0, *(leaf.size for leaf in leaves[:-1])]))
-        if failed is not None:
-            raise failed
         if someone.item() > 0:
-            raise TrainingStopped("Another process had to stop, and so does this one; the other's message says why.")
+            reasons = self.place.everyones("" if failed is None else str(failed) or repr(failed))
+            if failed is not None:
+                raise failed
+            process, reason = next((number, reason) for number, reason in enumerate(reasons) if reason)
+            raise TrainingStopped(f"Process {process} had to stop, and so do all: {reason}")
         shaped = [part.reshape(leaf.shape) for part, leaf in zip(found, leaves, strict=True)]
         return self._put(jax.tree.unflatten(tree, shaped))
 

@@ -21,6 +21,8 @@ T = TypeVar("T")
 CPU_DEVICES = "jax_num_cpu_devices"
 FOR_COPIES = 1 / 8
 """Of a machine's memory, what copies of a base may take when a CPU's cores are devices."""
+LENGTH = 500
+"""Bytes of what one process tells the others of why it stops."""
 SHUTDOWN = 30
 """Seconds after which a process that is done no longer waits for others to end; they may have failed."""
 
@@ -98,6 +100,14 @@ class Place:
             return numbers
         every: Any = multihost_utils.process_allgather(numbers)
         return np.asarray(every).sum(axis=0) / np.float32(self.processes)
+
+    def everyones(self, text: str) -> list[str]:
+        """Return what each process says, cut to a few lines."""
+        own = np.zeros(LENGTH, np.uint8)
+        said = np.frombuffer(text.encode()[:LENGTH], np.uint8)
+        own[: len(said)] = said
+        every: Any = multihost_utils.process_allgather(own)
+        return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in np.asarray(every)]
 
     def on_main(self, action: Callable[[], T]) -> T:
         """Let the main process act; see `contracts.Engine`."""
