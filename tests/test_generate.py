@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from pseudoword.generate import Redraw, Sampling, generate, load
 from pseudoword.recipe import BaseModel
 from pseudoword.sheets import grid
 from pseudoword.toybox import suite
+from pseudoword.vocabulary import encode_all
 from tests.miniatures import TOKEN, hashes
 
 FAST = Sampling(steps=2)
@@ -178,6 +180,18 @@ def test_a_picture_may_be_drawn_anew(name: str, tmp_path: Path) -> None:
     distance = {strength: np.abs(np.asarray(through, dtype=float) - own).mean() for strength, own in made.items()}
     assert distance["0.5"] < distance["1.0"], "less drawn anew is nearer to the picture"
     assert np.abs(np.asarray(plain, dtype=float) - made["0.5"]).mean() > 1
+
+
+@pytest.mark.parametrize("engine", ["torch", "jax"])
+@pytest.mark.parametrize("name", ["sd", "sdxl"])
+def test_what_is_drawn_anew_begins_from_latents_as_the_denoiser_knows_them(tmp_path: Path, name: str, engine: str):
+    """Far from zero, noise and prediction do not matter, so that the start shows."""
+    family = load(BaseModel(str(part(name, "miniature").write(tmp_path))), engine)
+    mean = 1000 * np.random.default_rng(0).standard_normal((1, 4, 8, 8), np.float32)
+    ids = encode_all(family.vocabularies, ["a toy"])
+    how: dict[str, Any] = {"seeds": [0], "sampler": "dpm++", "steps": 10, "guidance_scale": 1.0, "side": 16}
+    made = np.asarray(family.sample(ids, ids, None, **how, start=(mean, 0.3)))
+    assert np.abs(made - 0.18215 * mean).max() < 0.02 * np.abs(0.18215 * mean).max()
 
 
 def test_a_picture_may_be_drawn_anew_in_latents_of_any_number_of_channels() -> None:

@@ -24,6 +24,7 @@ from pseudoword.sections import (
     Tracker,
     Training,
     Validation,
+    check_sampler,
     parse_steps,
 )
 from pseudoword.settings import MethodOptions, build, flat, plain, settle_types
@@ -43,6 +44,7 @@ __all__ = [
     "Tracker",
     "Training",
     "Validation",
+    "check_sampler",
     "parse_steps",
 ]
 
@@ -80,6 +82,7 @@ class Recipe:
                 f"full_pipeline writes a pipeline of diffusers', which is the torch engine's, but engine is "
                 f"{self.engine.engine!r}; leave full_pipeline out."
             )
+        check_sampler(self.engine.engine, self.validation.validation_sampler)
         for concept in self.concepts:
             if concept.templates is not None and self.data.captions == "files":
                 raise RecipeError(f"captions is 'files', but templates is {concept.templates!r}; use one of the two.")

@@ -26,6 +26,8 @@ LrScheduler = Literal[
 ]
 Precision = Literal["no", "fp16", "bf16"]
 Sampler = Literal["dpm++", "dpm++-karras", "unipc", "euler", "euler-a", "heun", "ddim", "ddpm", "pndm"]
+IN_JAX: tuple[Sampler, ...] = ("ddim", "dpm++")
+"""Samplers that the JAX engine has."""
 Tracker = Literal[
     "none",
     "all",
@@ -373,3 +375,12 @@ def _check_colour(colour: str) -> None:
 
 _NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 _STEP_RULES = rf"({_NUMBER}:[0-9]+,)*{_NUMBER}"
+
+
+def check_sampler(engine: str, sampler: Sampler) -> None:
+    """Refuse a sampler that an engine has not."""
+    if engine == "jax" and sampler not in IN_JAX:
+        raise RecipeError(
+            f"The JAX engine samples with {' or '.join(IN_JAX)}, not with {sampler!r}; "
+            "choose one of them, or the torch engine."
+        )

@@ -217,12 +217,6 @@ def test_a_base_without_a_scheduler_is_refused(bases: dict[str, BaseModel], tmp_
         families.part("sd", "jax").FAMILY.load(BaseModel(str(folder)))
 
 
-def test_two_tokenizers_are_not_replaced_and_pictures_not_begun_from(bases: dict[str, BaseModel]):
-    family = families.part("sdxl", "jax").FAMILY
+def test_two_tokenizers_are_not_replaced(bases: dict[str, BaseModel]):
     with pytest.raises(RecipeError, match=r"has two of its own, which differ; leave it out\.$"):
-        family.load(dataclasses.replace(bases["sdxl"], tokenizer="x"))
-    ours = family.load(bases["sdxl"])
-    ids = encode_all(ours.vocabularies, ["a"])
-    how: dict[str, Any] = {"seeds": [0], "sampler": "ddim", "steps": 2, "guidance_scale": 1.0, "side": 16}
-    with pytest.raises(RecipeError, match=r"^The JAX engine samples from noise alone, not from a picture; use the"):
-        ours.sample(ids, ids, None, **how, start=(np.zeros((1, 4, 8, 8)), 0.5))
+        families.part("sdxl", "jax").FAMILY.load(dataclasses.replace(bases["sdxl"], tokenizer="x"))

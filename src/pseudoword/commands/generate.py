@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import tyro
 
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import BaseModel, Sampler
+from pseudoword.recipe import BaseModel, Sampler, check_sampler
 from pseudoword.settings import at_least, check_seed, finite, plain
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,7 @@ def _told(options: Options, files: Sequence[Path]) -> dict[str, str]:
         **{name: str(value) for name, value in plain(options.base).items() if name != "model"},
         "embeds": ", ".join(words),
         "strength": " ".join(f"{scale:g}" for scale in options.strength),
+        "engine": options.engine,
         "sampler": f"{options.sampler}, {options.num_inference_steps} steps, guidance {options.guidance_scale:g}",
         "image": f"{options.image.name}, {options.image_strength:g} drawn anew" if options.image else "",
     }
@@ -181,6 +182,7 @@ def _check(options: Options) -> None:
         raise RecipeError("--prompt needs at least one prompt, or --prompt-file a file with some.")
     for scale in options.strength:
         finite(**{"--strength": scale})
+    check_sampler(options.engine, options.sampler)
     at_least(1, **{"--num-images": options.num_images, "--num-inference-steps": options.num_inference_steps})
     check_seed(**{"--seed": options.seed})
     finite(**{"--guidance-scale": options.guidance_scale})

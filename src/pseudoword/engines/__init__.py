@@ -8,7 +8,6 @@ from types import ModuleType
 from pseudoword.errors import RecipeError
 
 ENGINES = {"torch": "pseudoword.engines.torch_engine", "jax": "pseudoword.engines.jax_engine"}
-EXTRAS = {"torch": "torch", "jax": "jax"}
 
 
 def module(name: str) -> ModuleType:
@@ -21,5 +20,5 @@ def module(name: str) -> ModuleType:
         if (error.name or "").startswith("pseudoword"):
             raise
         raise RecipeError(
-            f"The {name} engine needs {error.name!r}, which is not installed: pip install 'pseudoword[{EXTRAS[name]}]'."
+            f"The {name} engine needs {error.name!r}, which is not installed: pip install 'pseudoword[{name}]'."
         ) from error

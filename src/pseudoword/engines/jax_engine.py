@@ -166,7 +166,7 @@ class JaxEngine:
             except RuntimeError as error:
                 if not self.family.is_full(error):
                     raise
-                self.largest = steps.halved(max(len(batch.concept) for batch, _ in fitting))
+                self.largest = steps.halved(max(len(batch.concept) for batch, _ in fitting), "memory 'low'")
 
     def _given(self, batch: Batch, draw: Draw, counts: Sequence[int]) -> Given:
         """Return what the loss reads, on the devices."""

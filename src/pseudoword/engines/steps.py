@@ -47,11 +47,14 @@ def reason(finite: Sequence[float], step: int) -> str:
     return f"the {named[list(map(bool, finite)).index(False)]} of step {step} is not finite"
 
 
-def halved(size: int) -> int:
-    """Return how many pictures to take at once, where so many did not fit; a step's means stay over all of them."""
+def halved(size: int, spared: str) -> int:
+    """Return how many pictures to take at once, where so many did not fit; a step's means stay over all of them.
+
+    `spared` says with which options the engine takes less memory.
+    """
     if size == 1:
         raise TrainingStopped(
-            "The device has not enough memory for one picture. Try memory 'low' or 'lowest', or a smaller resolution."
+            f"The device has not enough memory for one picture. Try {spared}, or a smaller resolution."
         )
     log.warning("Out of memory with %d pictures at once; going on with %d, the same step.", size, size // 2)
     return size // 2

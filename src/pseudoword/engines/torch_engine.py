@@ -261,7 +261,7 @@ class TorchEngine:
                     if self._without_compiling(error):
                         continue
                     raise
-                self.largest = steps.halved(len(batch.concept))
+                self.largest = steps.halved(len(batch.concept), "memory 'low' or 'lowest'")
                 waiting = [part for pair in waiting for part in parts(pair, self.largest)]
                 continue
             waiting.pop(0)

@@ -51,8 +51,8 @@ def _read(base: BaseModel, name: str) -> dict[str, Any]:
     folder = Path(base.config or base.model)
     path = folder / name if folder.is_dir() else from_hub(base, name)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
+    except (OSError, ValueError, TypeError) as error:
         raise RecipeError(f"The base {base.model!r} has no {name} that can be read ({error}).") from error
 
 

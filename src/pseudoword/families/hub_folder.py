@@ -42,8 +42,8 @@ def scheduler_of(base: BaseModel) -> dict[str, Any]:
     """Return the configuration of the scheduler that a base in a folder was trained with, or raise RecipeError."""
     path = Path(base.model) / "scheduler" / "scheduler_config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise RecipeError(
             f"The base {base.model!r} has no scheduler/scheduler_config.json that can be read ({error})."
         ) from error

@@ -373,9 +373,9 @@ class LatentDiffusion(ABC):
         """See `contracts.Family`."""
         pipeline = self.pipeline(sampler, redraws=start is not None)
         pipeline.set_progress_bar_config(disable=True)
-        begun = (
-            {"image": torch.from_numpy(start[0]), "strength": start[1]} if start else {"height": side, "width": side}
-        )
+        begun: dict[str, Any] = {"height": side, "width": side}
+        if start is not None:
+            begun = {"image": torch.from_numpy(start[0]) * self.vae.config["scaling_factor"], "strength": start[1]}
         return pipeline(
             **self.prompt_inputs(ids, negative_ids, rows),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],

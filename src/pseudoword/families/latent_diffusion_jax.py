@@ -196,11 +196,14 @@ class LatentDiffusion(ABC):
         start: tuple[np.ndarray, float] | None = None,
     ) -> Latents:
         """Return scaled latents of prompts; see `contracts.Family`. Noise is NumPy's, one stream for each seed."""
-        if start is not None:
-            raise RecipeError("The JAX engine samples from noise alone, not from a picture; use the torch engine.")
         shape = (self.latent_channels, side // self.latent_factor, side // self.latent_factor)
         drawn = [np.random.Generator(np.random.Philox(seed)).standard_normal(shape, np.float32) for seed in seeds]
-        plan = solvers.plan(sampler, {**self.scheduler, "prediction_type": self.prediction_type}, steps)
+        mean, anew = start or (None, 1.0)
+        told = {**self.scheduler, "prediction_type": self.prediction_type}
+        plan = solvers.plan(sampler, told, steps, first=steps - int(steps * anew))
+        begun = np.stack(drawn)
+        if mean is not None:  # Meng et al. 2022, SDEdit
+            begun = (plan.alpha[0] * self.scaling_factor * mean + plan.sigma[0] * begun).astype(np.float32)
         numbers: dict[str, Any] = {f.name: np.float32(getattr(plan, f.name)) for f in dataclasses.fields(plan)}
         numbers["timestep"] = plan.timestep
         limit = numbers.pop("limit")
@@ -208,7 +211,7 @@ class LatentDiffusion(ABC):
         negative = self.negative(negative_ids, rows) if guidance_scale > 1 else None
         placement = np.tile([side, side, 0, 0, side, side], (len(seeds), 1))
         weights = jax.tree.map(lambda array: array.addressable_data(0), self.weights())  # of the first device
-        return self._sampling(weights, np.stack(drawn), ids, rows, negative, placement, numbers, limit, guidance_scale)
+        return self._sampling(weights, begun, ids, rows, negative, placement, numbers, limit, guidance_scale)
 
     def negative(
         self, ids: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray] | None
@@ -218,7 +221,7 @@ class LatentDiffusion(ABC):
 
     def _sampled(
         self,
-        noise: Latents,
+        begun: Latents,
         ids: Arrays,
         rows: Arrays | None,
         negative: tuple[Arrays, Arrays | None, jax.Array] | None,
@@ -249,7 +252,7 @@ class LatentDiffusion(ABC):
             made = at["kept"] * latents + at["clean"] * clean + at["before"] * before + at["noise"] * noise
             return (made, clean), None
 
-        (latents, _), _ = jax.lax.scan(step, (noise, jnp.zeros_like(noise)), numbers)
+        (latents, _), _ = jax.lax.scan(step, (begun, jnp.zeros_like(begun)), numbers)
         return latents
 
     def without(self, condition: Any, given: jax.Array) -> Any:

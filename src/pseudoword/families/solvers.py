@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from pseudoword.errors import RecipeError
 from pseudoword.flax_models.noise import alphas_cumprod
-from pseudoword.recipe import Sampler
+from pseudoword.recipe import Sampler, check_sampler
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,17 @@ class Plan:
     """Beyond which z₀ is cut off."""
 
 
-def plan(sampler: Sampler, scheduler: Mapping[str, Any], steps: int) -> Plan:
-    """Return a sampler's steps on a base with this scheduler_config.json.
+def plan(sampler: Sampler, scheduler: Mapping[str, Any], steps: int, first: int = 0) -> Plan:
+    """Return a sampler's steps on a base with this scheduler_config.json, without as many as `first` at the beginning.
 
     RecipeError if the sampler is not known here, or the configuration asks for more than is known; IndexError or
     FloatingPointError if there are too many steps. A model whose last timestep is noise alone is sampled from there
     (Lin et al. 2023, sec. 3.3).
     """
-    if sampler not in PLANS:
-        raise RecipeError(
-            f"The JAX engine samples with {' or '.join(PLANS)}, not with {sampler!r}; choose one of them, or the torch "
-            "engine."
-        )
+    check_sampler("jax", sampler)
     differing = [name for name, usual in USUAL.items() if scheduler.get(name, usual) != usual]
+    if scheduler.get("timestep_spacing", "leading") not in SPACINGS:
+        differing.append("timestep_spacing")
     if differing:
         raise RecipeError(
             f"The base's scheduler configuration sets {', '.join(differing)}, which the JAX engine does not sample "
@@ -50,29 +48,29 @@ def plan(sampler: Sampler, scheduler: Mapping[str, Any], steps: int) -> Plan:
         )
     more = {"timestep_spacing": "trailing"} if scheduler.get("rescale_betas_zero_snr") else {}
     with np.errstate(divide="raise", invalid="raise"):
-        return PLANS[sampler]({**scheduler, **more}, steps)
+        return PLANS[sampler]({**scheduler, **more}, steps, first)
 
 
-def _ddim(scheduler: Mapping[str, Any], steps: int) -> Plan:
+def _ddim(scheduler: Mapping[str, Any], steps: int, first: int) -> Plan:
     """DDIM without noise in between (Song et al. 2021, eq. 12)."""
     signals = alphas_cumprod(scheduler).astype(np.float64)
     count = len(signals)
     timesteps = {
         "linspace": lambda: np.linspace(0, count - 1, steps).round()[::-1],
         "leading": lambda: np.arange(steps)[::-1] * (count // steps) + scheduler.get("steps_offset", 0),
-        "trailing": lambda: np.round(np.arange(count, 0, -count / steps)) - 1,
-    }[scheduler.get("timestep_spacing", "leading")]().astype(np.int64)
+        "trailing": lambda: np.round(count - np.arange(steps) * (count / steps)) - 1,
+    }[scheduler.get("timestep_spacing", "leading")]().astype(np.int64)[first:]
     last = 1.0 if scheduler.get("set_alpha_to_one", True) else signals[0]
     earlier = timesteps - count // steps
     now, then = signals[timesteps], np.where(earlier >= 0, signals[earlier], last)
     limit = float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else np.inf
-    nothing = np.zeros(steps)
+    nothing = np.zeros(len(now))
     return Plan(
         timesteps, np.sqrt(now), np.sqrt(1 - now), nothing, np.sqrt(then), nothing, np.sqrt(1 - then), limit=limit
     )
 
 
-def _dpm_solver(scheduler: Mapping[str, Any], steps: int) -> Plan:
+def _dpm_solver(scheduler: Mapping[str, Any], steps: int, first: int) -> Plan:
     """DPM-Solver++ 2M, of first order at both ends (Lu et al. 2022, arXiv 2211.01095, algorithm 2)."""
     signals = alphas_cumprod(scheduler).astype(np.float64)
     if scheduler.get("rescale_betas_zero_snr"):
@@ -81,8 +79,8 @@ def _dpm_solver(scheduler: Mapping[str, Any], steps: int) -> Plan:
     timesteps = {
         "linspace": lambda: np.linspace(0, count - 1, steps + 1).round()[::-1][:-1],
         "leading": lambda: np.arange(steps + 1)[::-1][:-1] * (count // (steps + 1)) + scheduler.get("steps_offset", 0),
-        "trailing": lambda: np.arange(count, 0, -count / steps).round() - 1,
-    }[scheduler.get("timestep_spacing", "linspace")]().astype(np.int64)
+        "trailing": lambda: np.round(count - np.arange(steps) * (count / steps)) - 1,
+    }[scheduler.get("timestep_spacing", "linspace")]().astype(np.int64)[first:]
     now = signals[timesteps]
     alpha, sigma = np.append(np.sqrt(now), 1.0), np.append(np.sqrt(1 - now), 0.0)
     # e^-h, where h is the step in λ = log(alpha / sigma); at the end, where no noise is left, it is 0.
@@ -90,7 +88,7 @@ def _dpm_solver(scheduler: Mapping[str, Any], steps: int) -> Plan:
     towards = alpha[1:] * (1 - shrunk)
     inner = -np.log(shrunk[:-1])
     # Half the ratio of a step to the one before: how far the last change of z₀ is carried on.
-    carried = np.zeros(steps)
+    carried = np.zeros(len(now))
     carried[1:-1] = 0.5 * inner[1:] / inner[:-1]
     return Plan(
         timesteps,
@@ -99,11 +97,12 @@ def _dpm_solver(scheduler: Mapping[str, Any], steps: int) -> Plan:
         kept=sigma[1:] / sigma[:-1],
         clean=towards * (1 + carried),
         before=-towards * carried,
-        noise=np.zeros(steps),
+        noise=np.zeros(len(now)),
     )
 
 
-PLANS: dict[str, Callable[[Mapping[str, Any], int], Plan]] = {"ddim": _ddim, "dpm++": _dpm_solver}
+PLANS: dict[str, Callable[[Mapping[str, Any], int, int], Plan]] = {"ddim": _ddim, "dpm++": _dpm_solver}
+SPACINGS = "linspace", "leading", "trailing"
 USUAL: Mapping[str, Any] = {
     "algorithm_type": "dpmsolver++",
     "final_sigmas_type": "zero",

@@ -115,6 +115,8 @@ class SelfAttention(nnx.Module):
     def __init__(self, layers: Layers, own: TextConfiguration) -> None:
         linear = functools.partial(layers.linear, own.hidden_size, own.hidden_size)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
+        if own.hidden_size % own.num_attention_heads:
+            raise ValueError(f"{own.num_attention_heads} heads of attention do not divide a width of {own.hidden_size}")
         self.heads = own.num_attention_heads
 
     def __call__(self, hidden: Hidden) -> Hidden:

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, first_line
 from pseudoword.flax_models.layers import Layers
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -40,10 +40,16 @@ def from_folder(
 ) -> Model:
     """Return a model of a folder that holds its config.json and weights, or raise RecipeError; see `load`."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise RecipeError(f"The folder {str(folder)!r} has no config.json that can be read ({error}).") from error
-    return load(kind(config, layers), folder, variant=variant, sharding=sharding)
+    try:
+        model = kind(config, layers)
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise RecipeError(
+            f"The config.json in {str(folder)!r} describes no model that can be made ({first_line(error)})."
+        ) from error
+    return load(model, folder, variant=variant, sharding=sharding)
 
 
 def load(

@@ -21,6 +21,8 @@ class Attention(nnx.Module):
         self.to_k = layers.linear(context, width, bias=bias)
         self.to_v = layers.linear(context, width, bias=bias)
         self.to_out = nnx.List([layers.linear(width, width)])
+        if width % heads:
+            raise ValueError(f"{heads} heads of attention do not divide {width} channels")
         self.heads = heads
 
     def __call__(self, hidden: Tokens, context: Tokens | None = None) -> Tokens:

@@ -71,13 +71,21 @@ class Classic:
         o = self.options
         new_params, new_state = {}, {name: state[name] for name in state.keys() & {"earlier_steps"}}
         step += state.get("earlier_steps", 0)
-        root = math.sqrt if isinstance(step, int) else xp.sqrt  # an array, if compiled or with earlier steps
+        of_means, of_squares = (_counted(xp, beta, step + 1) for beta in (o.adam_beta1, o.adam_beta2))
+        root = math.sqrt if isinstance(of_squares, float) else xp.sqrt
         for name, p in params.items():
             g = grads[name]
             mean = o.adam_beta1 * state[f"mean.{name}"] + (1 - o.adam_beta1) * g
             square = o.adam_beta2 * state[f"square.{name}"] + (1 - o.adam_beta2) * g * g
-            mean_hat = mean / (1 - o.adam_beta1 ** (step + 1))
-            root_hat = xp.sqrt(square) / root(1 - o.adam_beta2 ** (step + 1))
+            mean_hat = mean / of_means
+            root_hat = xp.sqrt(square) / root(of_squares)
             new_params[name] = p * (1 - lr * o.adam_weight_decay) - lr * mean_hat / (root_hat + o.adam_epsilon)
             new_state |= {f"mean.{name}": mean, f"square.{name}": square}
         return new_params, new_state
+
+
+def _counted(xp: ModuleType, beta: float, steps: Any) -> Any:
+    """Return 1 - beta^steps, what a mean counts that began at zero; `steps` is an array if compiled or after others."""
+    if isinstance(steps, int):
+        return 1 - beta**steps
+    return -xp.expm1(steps * (math.log(beta) if beta else -math.inf))  # in fp32 the difference would lose digits
