@@ -147,8 +147,10 @@ class _Attempts:
             failed = error
         if not self.engine.any(failed is not None):
             return made
+        if self._all_or_nothing and failed:
+            raise failed
         if self._all_or_nothing:
-            raise failed or RecipeError(f"{wanted.token} cannot be learned: another process could not read it.")
+            raise RecipeError(f"{wanted.token} cannot be learned: another process could not read its pictures.")
         self.failed[wanted.token] = str(failed or "Another process could not read it.")
         log.warning("%s is left out, and the others are learned: %s", wanted.token, self.failed[wanted.token])
         return None

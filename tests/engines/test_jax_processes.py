@@ -67,6 +67,28 @@ recipe, folder, model = sys.argv[1:]
 assert main(["train", "--recipe", recipe]) == 0
 sample = ["--num-inference-steps", "2", "--prompt", "a <cat-toy>", "--output", folder + "/picture.png"]
 assert main(["generate", "--engine", "jax", "--model", model, "--embeds", folder, *sample]) == 0
+from pseudoword import train
+from pseudoword.recipe import Recipe
+import dataclasses, numpy
+from transformers import CLIPTokenizer
+class Changing:  # a dataset whose items differ each time
+    tokenizer = CLIPTokenizer.from_pretrained(model + "/tokenizer")
+    tokenizer.add_tokens("<cat-toy>")
+    placeholder_token = "<cat-toy>"
+    ids = tokenizer("a photo of <cat-toy>", padding="max_length", max_length=tokenizer.model_max_length).input_ids
+    def __len__(self): return 3
+    def __getitem__(self, i):
+        pixels = numpy.random.standard_normal((3, 16, 16)).astype("float32").clip(-1, 1)
+        return {"pixel_values": pixels, "input_ids": self.ids}
+own = Recipe.read(recipe)
+own = dataclasses.replace(own, output=dataclasses.replace(own.output, folder=folder + "-own"))
+print([progress.step for progress in train(own, dataset=Changing())])
+workers = dataclasses.replace(own.data, workers=1)
+moved = dataclasses.replace(own.output, folder=folder + "-workers")
+try:
+    list(train(dataclasses.replace(own, data=workers, output=moved), dataset=Changing()))
+except Exception as error:
+    print(error)
 print(sorted(name for name in ("torch", "diffusers", "accelerate") if name in sys.modules))
 """
 
@@ -242,7 +264,11 @@ def test_without_torch_it_trains_looks_and_generates(make_recipe: MakeRecipe, tm
     )
     path = written(recipe, tmp_path / "recipe.toml")
     said, wrong = told(python(WITHOUT_TORCH, path, tmp_path / "run", recipe.base.model))
-    assert said.splitlines()[-1] == "[]"
+    assert said.splitlines()[-3:] == [
+        "[1]",
+        "workers load ahead with PyTorch, which is not installed; leave workers at 0.",
+        "[]",
+    ]
     assert "Nothing is tracked: trackers need pip install 'pseudoword[torch]'" in wrong
     assert (tmp_path / "run" / "picture.png").is_file()
     assert (tmp_path / "run" / "samples" / "step-000001.png").is_file()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 
 from pseudoword import families
 from pseudoword.errors import RecipeError
+from pseudoword.families.hub_folder import local
 from pseudoword.families.sd import miniature
 from pseudoword.families.sdxl import miniature as xl_miniature
 from pseudoword.generate import Sampling, generate, load
@@ -220,3 +223,64 @@ def test_a_base_without_a_scheduler_is_refused(bases: dict[str, BaseModel], tmp_
 def test_two_tokenizers_are_not_replaced(bases: dict[str, BaseModel]):
     with pytest.raises(RecipeError, match=r"has two of its own, which differ; leave it out\.$"):
         families.part("sdxl", "jax").FAMILY.load(dataclasses.replace(bases["sdxl"], tokenizer="x"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        (None, {"unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"}),
+        ("fp16", {"unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.safetensors"}),
+    ],
+)
+def test_no_weights_are_downloaded_that_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str | None, expected: set[str]
+):
+    """The repository has a variant of its UNet alone, and files that only other programs read."""
+    stem = "unet/diffusion_pytorch_model"
+    held = ["model_index.json", f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{stem}.bin", "whole.safetensors"]
+    held += ["text_encoder/model.safetensors", "text_encoder/pytorch_model.bin", "tokenizer/merges.txt"]
+
+    def snapshot(model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (model, revision) == ("someone/base", "main")
+        for name in held:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    base = BaseModel("someone/base", revision="main", variant=variant)
+    assert local(base, ("text_encoder", "unet")).model == str(tmp_path)
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"model_index.json", "tokenizer/merges.txt", *expected}
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "sentence"),
+    [
+        ("unet", {"norm_num_groups": 5}, r"^The config\.json in '.*' describes no model that can be made \(.*5"),
+        ("unet", {"attention_head_dim": 5}, r"^The UNet's configuration has 5 heads of attention for \d+ channels\.$"),
+        ("unet", {"reverse_transformer_layers_per_block": [1]}, r" describes no model that can be made \("),
+        ("vae", {"block_out_channels": []}, r" describes no model that can be made \(.*index out of range\)\.$"),
+        ("text_encoder", {"num_attention_heads": 5}, r"has 5 heads of attention for a width of 32\.$"),
+        ("text_encoder", None, r"^The folder '.*' has no config\.json that can be read \("),
+        ("scheduler", None, r"^The base '.*' has no scheduler/scheduler_config\.json that can be read \("),
+    ],
+)
+def test_configurations_that_contradict_themselves_are_refused(
+    bases: dict[str, BaseModel], tmp_path: Path, part: str, changes: dict[str, Any] | None, sentence: str
+):
+    folder = shutil.copytree(bases["sd"].model, tmp_path / "base")
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    path.write_text(json.dumps([1] if changes is None else json.loads(path.read_text()) | changes))
+    with pytest.raises(RecipeError, match=sentence):
+        families.part("sd", "jax").FAMILY.load(BaseModel(str(folder)))
+
+
+def test_a_way_of_spacing_timesteps_that_is_not_known_is_refused(bases: dict[str, BaseModel], tmp_path: Path):
+    folder = shutil.copytree(bases["sd"].model, tmp_path / "base")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"timestep_spacing": "random"}))
+    family = families.part("sd", "jax").FAMILY.load(BaseModel(str(folder)))
+    with pytest.raises(RecipeError, match=r"scheduler configuration sets timestep_spacing, which the JAX engine"):
+        generate(family, [], ["a toy"], sampling=Sampling(steps=2))

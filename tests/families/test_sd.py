@@ -289,6 +289,19 @@ def test_the_vocabulary_of_a_variant_is_read_from_its_own_file(base: Path, tmp_p
     assert np.array_equal(none.table, plain.table)
 
 
+def test_the_vocabulary_of_a_text_encoder_in_several_files_is_found(base: Path, tmp_path: Path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    file = folder / "text_encoder" / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    files = {name: f"model-0000{1 + ('token_embedding' in name)}-of-00002.safetensors" for name in tensors}
+    for part in set(files.values()):
+        safetensors.torch.save_file({n: t for n, t in tensors.items() if files[n] == part}, file.with_name(part))
+    file.with_name("model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    expected = words.vocabularies(BaseModel(str(folder)))["clip_l"].table
+    file.unlink()
+    assert np.array_equal(words.vocabularies(BaseModel(str(folder)))["clip_l"].table, expected)
+
+
 def test_a_base_without_words_is_refused(base: Path, tmp_path: Path):
     folder = shutil.copytree(base, tmp_path / "base")
     shutil.rmtree(folder / "tokenizer")

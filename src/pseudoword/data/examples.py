@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import random
 from collections import deque
@@ -21,7 +22,7 @@ from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.framing import Placement
 from pseudoword.data.items import Ids, ReadItem
 from pseudoword.data.pictures import FramedPictures
-from pseudoword.errors import CaptionError
+from pseudoword.errors import CaptionError, RecipeError
 from pseudoword.vocabulary import Words
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,6 @@ class Streamed:
 
     def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
         """Yield the batch that each draw chooses, loading ahead in worker processes if there are any."""
-        from torch.utils.data import DataLoader
-
         ahead: deque[Draw] = deque()
 
         def keys() -> Iterator[list[tuple[int, int, int]]]:
@@ -112,12 +111,21 @@ class Streamed:
                 ahead.append(draw)
                 yield [(draw.step, i, p) for i, p in zip(draw.index.tolist(), draw.picture.tolist(), strict=True)]
 
-        loader = DataLoader(self._items, batch_sampler=keys(), num_workers=self._workers, collate_fn=list)  # pyright: ignore[reportArgumentType]
-        for loaded in loader:
+        for loaded in self._loaded(keys()):
             read = [self._read(item) for item in loaded]
             mean, std = self._encode(np.stack([item.pixels for item in read]))
             ids, placement = _stack([item.ids for item in read]), np.asarray([item.placement for item in read])
             yield Batch(ids, mean, std, np.zeros(len(read), dtype=np.int64), placement), ahead.popleft()
+
+    def _loaded(self, keys: Iterable[list[tuple[int, int, int]]]) -> Iterable[list[dict[str, Any]]]:
+        """Yield items as they are loaded: here, or ahead by worker processes, which are PyTorch's."""
+        if not self._workers:
+            return ([self._items[key] for key in several] for several in keys)
+        try:
+            from torch.utils.data import DataLoader
+        except ModuleNotFoundError as error:
+            raise RecipeError("workers load ahead with PyTorch, which is not installed; leave workers at 0.") from error
+        return DataLoader(self._items, batch_sampler=keys, num_workers=self._workers, collate_fn=list)  # pyright: ignore[reportArgumentType]
 
 
 def prepare(
@@ -245,17 +253,18 @@ class _SeededItems:
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        import torch
-
         step, index, picture = key
         item_seed = int(schedules.stream(*self.seed, step, index, schedules.Purpose.ITEM).integers(2**32))
-        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        torch: Any = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+        before = random.getstate(), np.random.get_state(), torch and torch.get_rng_state()
         random.seed(item_seed)
         np.random.seed(item_seed)
-        torch.manual_seed(item_seed)
+        if torch:
+            torch.manual_seed(item_seed)
         try:
             return self.dataset[picture]
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
-            torch.set_rng_state(before[2])
+            if torch:
+                torch.set_rng_state(before[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,18 @@ def load_tokenizer(base: BaseModel, folder: str = "tokenizer") -> Any:
 
 
 def _weights(base: BaseModel, folder: str) -> Path:
-    names = [f"model.{base.variant}.safetensors"] if base.variant else []
-    for name in [*names, "model.safetensors"]:
-        inside = f"{folder}/{name}"
-        path = Path(base.model) / inside if Path(base.model).is_dir() else from_hub(base, inside)
-        if path is not None and path.is_file():
-            return path
+    """Return the file that holds a text encoder's table: its weights, or the one of several that an index names."""
+    for suffix in (f".{base.variant}", "") if base.variant else ("",):
+        if whole := _file(base, f"{folder}/model{suffix}.safetensors"):
+            return whole
+        if index := _file(base, f"{folder}/model.safetensors.index{suffix}.json"):
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            parts = [_file(base, f"{folder}/{part}") for name, part in names.items() if name.endswith(TABLE)]
+            if parts and parts[0]:
+                return parts[0]
     raise RecipeError(f"The base {base.model!r} has no {folder}/model.safetensors to read words from.")
+
+
+def _file(base: BaseModel, inside: str) -> Path | None:
+    path = Path(base.model) / inside if Path(base.model).is_dir() else from_hub(base, inside)
+    return path if path is not None and path.is_file() else None

@@ -18,24 +18,34 @@ def local(base: BaseModel, parts: Sequence[str]) -> BaseModel:
     folder = Path(base.model).expanduser()
     if folder.is_dir():
         return dataclasses.replace(base, model=str(folder))
-    from huggingface_hub import snapshot_download
+    places = {part: f"{part}/" if part else "" for part in parts}
+    every = ["*.json", "*.txt", *(name for place in places.values() for name in _weights(place, base.variant))]
+    found = _downloaded(base, every)
+    # What has no weights of the variant is read in full, and nothing else twice.
+    lacking = [place for place in places.values() if not any(any(found.glob(n)) for n in _weights(place, base.variant))]
+    if base.variant and lacking:
+        found = _downloaded(base, [name for place in lacking for name in _weights(place, None)])
+    return dataclasses.replace(base, model=str(found))
 
-    suffixes = ("", f".{base.variant}") if base.variant else ("",)
-    places = [f"{part}/" if part else "" for part in parts]
-    names = [f"{stem}{suffix}" for stem in STEMS for suffix in suffixes]
-    weights = [f"{place}{name}{rest}" for place in places for name in names for rest in ENDINGS]
+
+def _weights(place: str, variant: str | None) -> list[str]:
+    """Return patterns of what weights are called: one file, or several."""
+    several, own = "-?????-of-?????", f".{variant}" if variant else ""
+    endings = [own, own + several, *([several + own] if own else [])]
+    return [f"{place}{stem}{ending}.safetensors" for stem in STEMS for ending in endings]
+
+
+def _downloaded(base: BaseModel, patterns: Sequence[str]) -> Path:
+    """Return the folder in the Hub's cache, now with the files of these patterns."""
+    import huggingface_hub
+
     try:
-        found = snapshot_download(base.model, revision=base.revision, allow_patterns=["*.json", "*.txt", *weights])
+        return Path(huggingface_hub.snapshot_download(base.model, revision=base.revision, allow_patterns=[*patterns]))
     except Exception as error:  # whatever a client raises that cannot get through, by itself or by a proxy
         raise RecipeError(
             f"Cannot get {base.model!r} from the Hub ({first_line(error)}); check the connection, or give a local "
             "folder."
         ) from error
-    return dataclasses.replace(base, model=found)
-
-
-ENDINGS = (".safetensors", "-?????-of-?????.safetensors")
-"""One file, or several."""
 
 
 def scheduler_of(base: BaseModel) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Int
 
+from pseudoword.errors import RecipeError
 from pseudoword.flax_models import configurations
 from pseudoword.flax_models.configurations import TextConfiguration
 from pseudoword.flax_models.layers import Layers, attend, through
@@ -116,7 +117,10 @@ class SelfAttention(nnx.Module):
         linear = functools.partial(layers.linear, own.hidden_size, own.hidden_size)
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
         if own.hidden_size % own.num_attention_heads:
-            raise ValueError(f"{own.num_attention_heads} heads of attention do not divide a width of {own.hidden_size}")
+            raise RecipeError(
+                f"The text encoder's configuration has {own.num_attention_heads} heads of attention for a width of "
+                f"{own.hidden_size}."
+            )
         self.heads = own.num_attention_heads
 
     def __call__(self, hidden: Hidden) -> Hidden:

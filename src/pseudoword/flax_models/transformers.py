@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
+from pseudoword.errors import RecipeError
 from pseudoword.flax_models.layers import Layers, attend, through
 from pseudoword.flax_models.resnets import Maps
 
@@ -22,7 +23,7 @@ class Attention(nnx.Module):
         self.to_v = layers.linear(context, width, bias=bias)
         self.to_out = nnx.List([layers.linear(width, width)])
         if width % heads:
-            raise ValueError(f"{heads} heads of attention do not divide {width} channels")
+            raise RecipeError(f"The UNet's configuration has {heads} heads of attention for {width} channels.")
         self.heads = heads
 
     def __call__(self, hidden: Tokens, context: Tokens | None = None) -> Tokens:
