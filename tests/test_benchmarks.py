@@ -204,4 +204,8 @@ def test_the_page_on_speed_has_the_numbers_of_the_results():
             numbers = [told["guide"]["pictures_per_second"], told[mine]["pictures_per_second"]]
             pairs = f"{min(ratio['pairs'])} to {max(ratio['pairs'])}"
             assert f"| {numbers[0]:.1f} | {numbers[1]:.1f} | {ratio['median']} ({pairs}) |" in page
+            beside = told.get(f"{mine}_times_as_fast_as_pseudoword")
+            if beside:
+                assert f"takes {beside['median']} times as many pictures" in page
+                assert f"pairs: {min(beside['pairs'])} to {max(beside['pairs'])}" in page
         assert told["command"] in page

@@ -137,6 +137,14 @@ def test_three_kills_at_random_moments_change_no_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_three_kills_of_the_jax_engine_change_no_bit(
+    make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, number: signal.Signals
+) -> None:
+    check(make_recipe, hub, tmp_path, number, 3, engine="jax")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_twenty_kills_at_random_moments_change_no_bit(
     make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, number: signal.Signals
 ) -> None:

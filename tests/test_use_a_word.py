@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from diffusers import DiffusionPipeline
 
-from pseudoword import Concept, cli, formats
+from pseudoword import Concept, cli, formats, generate
 from pseudoword.families.sdxl import miniature
 
 PAGE = (Path(__file__).parents[1] / "docs" / "use-a-word.md").read_text(encoding="utf-8")
@@ -60,6 +61,13 @@ def here(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return pipeline
 
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", classmethod(from_pretrained))
+    word("<cat-toy>", 32).save(tmp_path / "textual_inversion_cat")
+    load_any = generate.load
+
+    def load_miniature(named: Any, engine: str) -> Any:
+        return load_any(dataclasses.replace(named, model=str(bases[named.model])), engine)
+
+    monkeypatch.setattr(generate, "load", load_miniature)
     return tmp_path
 
 
@@ -71,7 +79,7 @@ def test_the_python_of_the_page(here: Path, capsys: pytest.CaptureFixture[str]):
         exec(compile(code, "use-a-word.md", "exec"), names)
     assert "['<my-cat>', '<comic>']" in capsys.readouterr().out
     pictures = {path.name for path in here.glob("*.png")}
-    assert pictures == {"beach.png", "comic.png", "pianist.png", "beach-xl.png", "painting.png"}
+    assert pictures == {"beach.png", "comic.png", "pianist.png", "beach-xl.png", "painting.png", "cat-train.png"}
     words = ["my-cat-run", "comic.safetensors"]
     first, other = (names["request"](word, "a photo of <it>").tobytes() for word in words)
     assert names["first"].tobytes() == first != other
