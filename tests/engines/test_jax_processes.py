@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import signal
@@ -113,22 +112,15 @@ def told(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def test_four_devices_equal_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    common: dict[str, Any] = {"engine": "jax", "steps": "4", "learning_rate": 5e-4}
-    recipes = [make_recipe(**common, batch_size=size, folder=str(tmp_path / str(size))) for size in (4, 5)]
-    one, four = tmp_path / "one", tmp_path / "four"
-    for folder in (one, four):
-        folder.mkdir()
-        for recipe in recipes:
-            name = Path(recipe.output.folder).name
-            moved = dataclasses.replace(recipe.output, folder=str(folder / name))
-            written(dataclasses.replace(recipe, output=moved), folder / f"{name}.toml")
-    for folder, count in ((one, "1"), (four, "4")):
+    """Of five pictures: each has two, three of which are copies that count for nothing."""
+    common: dict[str, Any] = {"engine": "jax", "steps": "3", "learning_rate": 5e-4, "batch_size": 5}
+    for count, pictures in (("1", "[5]"), ("4", "[2, 2, 2, 2]")):
+        recipe = written(make_recipe(**common, folder=str(tmp_path / count)), tmp_path / f"{count}.toml")
         flags = {"JAX_NUM_CPU_DEVICES": "-1", "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-        said, _ = told(python(DIVIDED + TRAIN, folder / "4.toml", folder / "5.toml", **flags))
-        each = {line.partition(": ")[2] for line in said.splitlines() if line.startswith("pictures")}
-        assert each == ({"[4]", "[5]"} if folder == one else {"[1, 1, 1, 1]", "[2, 2, 2, 2]"})
-    for name in ("4", "5"):
-        assert np.abs(rows_of(one / name) - rows_of(four / name)).max() < 1e-5
+        said, _ = told(python(DIVIDED + TRAIN, recipe, **flags))
+        each = [line.partition(": ")[2] for line in said.splitlines() if line.startswith("pictures")]
+        assert each[-1] == pictures
+    assert np.abs(rows_of(tmp_path / "1") - rows_of(tmp_path / "4")).max() < 1e-5
 
 
 def test_a_cpu_is_as_many_devices_as_it_has_cores_unless_told_otherwise() -> None:
@@ -145,6 +137,23 @@ def test_a_cpu_is_as_many_devices_as_it_has_cores_unless_told_otherwise() -> Non
     assert found == [found[1], found[1], "1"], "and fewer, where copies of a base have no room"
     three = told(python(code, **own, XLA_FLAGS="--xla_force_host_platform_device_count=3"))[0].split()
     assert three[0] == "3"
+
+
+def test_on_a_cpu_a_step_has_less_in_memory_at_once() -> None:
+    code = """
+    import jax, jax.numpy as jnp
+    from pseudoword.engines.jax_places import Place
+    print(Place().compiler_options(deterministic=True))
+    jit = jax.jit
+    def older(function, **told):
+        options = told.get("compiler_options") or {}
+        return jit(function, compiler_options={f"{name}_unknown": value for name, value in options.items()})
+    jax.jit = older
+    print(Place().compiler_options(deterministic=True))
+    """
+    known, unknown = told(python(code))[0].splitlines()
+    assert known == "{'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}"
+    assert unknown == "{}"
 
 
 @contextmanager

@@ -77,10 +77,10 @@ class JaxEngine:
         self.params, self.state = ([self._put(own) for own in several] for several in (params, states))
         self.weights = {self.place.count: family.weights()}
         # What a step adds up is handed over to it. Rows and state are not: a step that fails must leave them.
-        exact: Any = {"compiler_options": {"xla_gpu_deterministic_ops": True} if self.options.deterministic else None}
-        self._add = jax.jit(self._added, donate_argnums=0, **exact)
-        self._end = jax.jit(self._ended, static_argnums=0, **exact)
-        self._losses = jax.jit(self._loss, **exact)
+        told: Any = {"compiler_options": self.place.compiler_options(deterministic=self.options.deterministic)}
+        self._add = jax.jit(self._added, donate_argnums=0, **told)
+        self._end = jax.jit(self._ended, static_argnums=0, **told)
+        self._losses = jax.jit(self._loss, **told)
 
     def compile(self, first: Callable[[], Sequence[Pair]], steps: int, known: bool | None) -> bool:
         """Say that the first step will take a while: all are compiled, and there is nothing to choose."""

@@ -86,6 +86,18 @@ class Place:
     def _sharding(self, devices: int, *axes: str) -> NamedSharding:
         return NamedSharding(Mesh(np.asarray(self.devices[:devices]), ("pictures",)), PartitionSpec(*axes))
 
+    def compiler_options(self, *, deterministic: bool) -> dict[str, Any]:
+        """Return what XLA is told besides its flags, if it knows of it."""
+        if self.devices[0].platform != "cpu":
+            return {"xla_gpu_deterministic_ops": True} if deterministic else {}
+        # By default what a step of Stable Diffusion 1.5 has in memory at once is 11.4 GB, with this order 4.1.
+        options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+        try:
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        except RuntimeError:  # an XLA from before it had a choice
+            return {}
+        return options
+
     def free_memory(self) -> int:
         """Return the bytes that are free on all devices together; of a CPU those of its machine, shared fairly."""
         told = [device.memory_stats() for device in self.devices]
