@@ -192,8 +192,30 @@ def test_what_fits_is_counted_small_too(tmp_path: Path):
     assert whole > low > lowest > 0
 
 
+def test_both_engines_words_are_scored_small_too(tmp_path: Path):
+    asked = ["--concepts", "gold-ring", "--seeds", "0", "1", "--steps", "2", "--noises", "2"]
+    run(BENCHMARKS / "engines.py", *asked, "--work", tmp_path / "w", "--output", tmp_path / "engines.json")
+    told = json.loads((tmp_path / "engines.json").read_text())
+    assert max(told["gold-ring"]["rows_apart"]) < 1e-4
+    for measure in ("fidelity", "editability"):
+        assert told["gold-ring"][measure]["apart"] < 0.01
+        assert len(told["gold-ring"][measure]["jax"]) == 2
+
+
+def test_a_step_in_jax_is_measured_small_too(tmp_path: Path):
+    asked = ["--geometry", "toybox", "--pictures", "2", "--steps", "1", "--work", tmp_path / "w"]
+    run(BENCHMARKS / "jax_real_size.py", *asked, "--output", tmp_path / "jax.json")
+    told = json.loads((tmp_path / "jax.json").read_text())
+    assert 0 < told["step_seconds"] < told["first_step_seconds"]
+    assert told["kept_for_gradient_counted_mib"] < told["step_peak_mib"]
+    assert len(told["loss"]) == 2
+
+
 def test_the_page_on_speed_has_the_numbers_of_the_results():
     page = (BENCHMARKS.parent / "docs" / "speed-and-memory.md").read_text(encoding="utf-8")
+    real = json.loads((BENCHMARKS / "results" / "jax-sd15.json").read_text(encoding="utf-8"))
+    seconds = [f"{real[name]:.1f} s" for name in ("step_seconds", "first_step_seconds", "load_seconds")]
+    assert all(one in page for one in [*seconds, f"{real['step_peak_mib']:,} MiB", real["command"]])
     fits = json.loads((BENCHMARKS / "results" / "fits.json").read_text(encoding="utf-8"))
     for name in ("sd15 low", "sd15 lowest", "sdxl low", "sdxl lowest"):
         assert " | ".join(f"{mib:,} MiB" for mib in fits[name].values()) in page
