@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pseudoword import train
+from pseudoword import families, train
 from pseudoword.engines.torch_engine import TorchEngine
-from pseudoword.errors import RecipeError
+from pseudoword.errors import OutOfMemory, RecipeError
 from pseudoword.families.sd.torch import StableDiffusion
 from pseudoword.families.sdxl import miniature as xl_miniature
 from pseudoword.recipe import BaseModel, EngineRecipe
@@ -158,3 +158,26 @@ def test_everything_is_put_on_the_engines_device(base: Path) -> None:
     engine = TorchEngine(EngineRecipe())
     engine.device = torch.device("meta")  # stands for any accelerator
     assert engine._put(np.zeros(3)).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("engine", "part", "said"),
+    [
+        ("torch", "bring_vae", "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1"),
+        (
+            "torch",
+            "encode_images",
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1",
+        ),
+        ("jax", "bring", "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte."),
+    ],
+)
+def test_a_base_that_does_not_fit_is_said_in_a_sentence(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, engine: str, part: str, said: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(families.part("sd", engine).FAMILY, part, full)
+    with pytest.raises(OutOfMemory, match=r"^The device has not enough memory for the base model and a picture; try"):
+        list(train(make_recipe(engine=engine)))

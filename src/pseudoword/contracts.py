@@ -261,8 +261,6 @@ class Engine(Protocol):
     is_main: bool
     """Whether this process writes the run's files."""
     processes: int
-    devices: int
-    """Of this process, over which pictures are divided that are taken at once."""
     step_number: int
     """Optimizer steps done."""
 
@@ -301,6 +299,11 @@ class Engine(Protocol):
 
     def share(self, batch_size: int, gradient_accumulation_steps: int) -> list[int]:
         """Return this process' pictures of a step: indices into each concept's own global batch."""
+        ...
+
+    @property
+    def devices(self) -> int:
+        """How many this process divides pictures over that are taken at once."""
         ...
 
     def free_memory(self) -> int:

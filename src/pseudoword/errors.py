@@ -41,7 +41,7 @@ class RunError(PseudowordError):
 
 
 class OutOfMemory(PseudowordError):
-    """One picture that does not fit into a device's memory."""
+    """A base model, or one picture, that does not fit into a device's memory."""
 
 
 class HubError(PseudowordError):

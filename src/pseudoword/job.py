@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import secrets
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.examples import Cached
 from pseudoword.data.lessons import Lesson, Portions, ahead, micro_batches
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
-from pseudoword.errors import PseudowordError, RecipeError
+from pseudoword.errors import OutOfMemory, PseudowordError, RecipeError
 from pseudoword.families.locate import locate
 from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
@@ -108,13 +109,14 @@ def prepare(
     recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
     method = methods.build(recipe.method)
-    engine.prepare(family)
-    lessons, rows = _lessons(recipe, family, given, attempt, seed)
-    _forget(facts, failed)
-    states = {lesson.token: starting_state(lesson.wanted, rows[lesson.token], method) for lesson in lessons}
-    if all(isinstance(lesson.source, Cached) for lesson in lessons):
-        family.leave_vae()
-    engine.start(family, method, rows, states)
+    with _room_for(family):
+        engine.prepare(family)
+        lessons, rows = _lessons(recipe, family, given, attempt, seed)
+        _forget(facts, failed)
+        states = {lesson.token: starting_state(lesson.wanted, rows[lesson.token], method) for lesson in lessons}
+        if all(isinstance(lesson.source, Cached) for lesson in lessons):
+            family.leave_vae()
+        engine.start(family, method, rows, states)
     if checkpoint:
         engine.restore(checkpoint.step, checkpoint.arrays)
     pictures = len(share) * len(lessons)
@@ -129,6 +131,20 @@ def prepare(
         is_compiled = engine.compile(lambda: next(micro_batches(lessons, [done], portions)), steps - done, compiled)
         facts["arithmetic"][COMPILED] = str(is_compiled)
     return Job(recipe, checkpoint, facts, family, lessons, failed, portions, steps)
+
+
+@contextmanager
+def _room_for(family: Family) -> Iterator[None]:
+    """Say in a sentence that a base or its pictures do not fit into the device's memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not family.is_full(error):
+            raise
+        raise OutOfMemory(
+            "The device has not enough memory for the base model and a picture; try memory 'low', another device, or a "
+            "smaller resolution."
+        ) from error
 
 
 class _Attempts:

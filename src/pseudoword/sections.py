@@ -235,7 +235,8 @@ class EngineRecipe:
     together as far as memory allows, which is faster and the same step. 0 counts what fits, or is 1 where memory is
     'low'."""
     allow_tf32: bool = False
-    """Allow TF32 matrix products on NVIDIA Ampere GPUs and later: faster fp32, slightly less exact."""
+    """Allow TF32 matrix products on NVIDIA Ampere GPUs and later: faster fp32, slightly less exact. On TPUs (JAX)
+    they are rounded to bf16."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the denoiser with torch.compile: 'auto' on an NVIDIA GPU where it saves more than it takes over the run;
     'on' takes a minute or two before the first step."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from pseudoword import objectives
 from pseudoword.batch import Batch, Draw, Pair, parts
-from pseudoword.contracts import Method, NonFiniteLoss
+from pseudoword.contracts import Engine, Method, NonFiniteLoss
 from pseudoword.engines import steps, updates
 from pseudoword.engines.jax_places import Place
 from pseudoword.engines.updates import Params
@@ -54,7 +54,7 @@ class JaxEngine:
 
     @property
     def devices(self) -> int:
-        """Of this process, over which pictures are divided that are taken at once."""
+        """How many this process divides pictures over that are taken at once."""
         return self.place.count
 
     def prepare(self, family: Any) -> None:
@@ -354,4 +354,4 @@ def _refuse(options: EngineRecipe) -> None:
         raise RecipeError(f"compile is {options.compile!r}, but the JAX engine always compiles; leave the option out.")
 
 
-ENGINE = JaxEngine
+ENGINE: type[Engine] = JaxEngine

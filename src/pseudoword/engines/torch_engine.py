@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from pseudoword import families, objectives
 from pseudoword.batch import Batch, Draw, Pair, parts
-from pseudoword.contracts import Family, Method, NonFiniteLoss
+from pseudoword.contracts import Engine, Family, Method, NonFiniteLoss
 from pseudoword.engines import compiling, steps, switches, updates
 from pseudoword.engines.updates import Params
 from pseudoword.errors import RecipeError, first_line
@@ -389,4 +389,4 @@ class TorchEngine:
         return (tensor.pin_memory() if on_cuda else tensor).to(self.device, non_blocking=on_cuda)
 
 
-ENGINE = TorchEngine
+ENGINE: type[Engine] = TorchEngine

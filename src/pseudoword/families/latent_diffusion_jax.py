@@ -106,7 +106,7 @@ class LatentDiffusion(ABC):
     def bring(self, device: Sharding, dtype: Any, *, recomputes: bool = False) -> None:
         """Move all but the VAE to a device, to compute in `dtype`: the UNet's weights are held in it, others in fp32.
 
-        What `recomputes` keeps no activations for the gradient, and computes them again.
+        A base that `recomputes` keeps no activations for the gradient: they are computed again.
         """
         checkpoint = jax.checkpoint if recomputes else None
         for name in (*self.texts, "unet"):
