@@ -38,7 +38,10 @@ NOT_ON_THE_PAGE = {
     ("src/pseudoword/engines/torch_engine.py", "reasons"): "made in steps.reason, where they are read",
     ("src/pseudoword/engines/jax_engine.py", "reasons"): "made in steps.reason, where they are read",
     ("src/pseudoword/engines/jax_engine.py", "failed"): "this process' own error, once the others know of it",
-    ("src/pseudoword/engines/jax_places.py", "str(outcome[1])"): "an error's own sentence, if the error cannot be sent",
+    (
+        "src/pseudoword/engines/jax_places.py",
+        "str(outcome[1] or unsent)",
+    ): "an error's own sentence, if the error cannot be sent",
     ("src/pseudoword/job.py", "failed"): "a caught error's own sentence, once the other processes know of it",
     ("src/pseudoword/engines/torch_engine.py", "outcome[0]"): "the main process' error, raised on the others too",
     ("src/pseudoword/families/locate.py", "str(refusal)"): "made in _refused_by_hub, where it is read",

@@ -254,6 +254,7 @@ PLACE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_POR
             "A launcher started 2 processes, but RANK, MASTER_ADDR and MASTER_PORT do not say which ",
         ),
         ({"RANK": "5"}, "A launcher started 2 processes, but RANK, MASTER_ADDR and MASTER_PORT do not say "),
+        ({"RANK": ""}, "RANK is set by what launches processes, to a number; here it is ''."),
         ({"RANK": "one"}, "RANK is set by what launches processes, to a number; here it is 'one'."),
     ],
 )

@@ -152,8 +152,8 @@ def _packed(action: Callable[[], Any]) -> bytes:
     try:
         packed = pickle.dumps(outcome)
         pickle.loads(packed)  # an error with arguments of its own may be written and not read
-    except Exception:
-        return pickle.dumps((None, RunError(str(outcome[1]))))
+    except Exception as unsent:
+        return pickle.dumps((None, RunError(str(outcome[1] or unsent))))
     return packed
 
 
@@ -175,8 +175,8 @@ def _join() -> None:
     launched = _number("WORLD_SIZE", 1)
     if launched == 1 or jax.distributed.is_initialized():
         return
-    address, rank, port = os.environ.get("MASTER_ADDR"), _number("RANK", -1), _number("MASTER_PORT", 0)
-    if not (address and port and 0 <= rank < launched):
+    address, rank, port = os.environ.get("MASTER_ADDR"), _number("RANK", launched), _number("MASTER_PORT", 0)
+    if not (address and port and rank < launched):
         raise RecipeError(
             f"A launcher started {launched} processes, but RANK, MASTER_ADDR and MASTER_PORT do not say which of them "
             "this is, and where the first one listens."
@@ -185,9 +185,8 @@ def _join() -> None:
         port += 1  # torchrun itself listens at the port that it names
     beside = _number("LOCAL_WORLD_SIZE", 1) > 1  # others on this machine: a device for each
     own = [_number("LOCAL_RANK", 0)] if beside else None
-    jax.config.update(
-        "jax_enable_preemption_service", False
-    )  # it would take SIGTERM, at which a run keeps a checkpoint
+    # This service would take SIGTERM, at which a run keeps a checkpoint.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(f"{address}:{port}", launched, rank, own, shutdown_timeout_seconds=SHUTDOWN)
     except (RuntimeError, ValueError) as error:

@@ -50,7 +50,10 @@ def _weights(base: BaseModel, folder: str) -> Path:
         if whole := _file(base, f"{folder}/model{suffix}.safetensors"):
             return whole
         if index := _file(base, f"{folder}/model.safetensors.index{suffix}.json"):
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            try:
+                names = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            except (ValueError, KeyError, TypeError):  # a damaged index names nothing
+                continue
             parts = [_file(base, f"{folder}/{part}") for name, part in names.items() if name.endswith(TABLE)]
             if parts and parts[0]:
                 return parts[0]

@@ -18,11 +18,12 @@ def local(base: BaseModel, parts: Sequence[str]) -> BaseModel:
     folder = Path(base.model).expanduser()
     if folder.is_dir():
         return dataclasses.replace(base, model=str(folder))
-    places = {part: f"{part}/" if part else "" for part in parts}
-    every = ["*.json", "*.txt", *(name for place in places.values() for name in _weights(place, base.variant))]
-    found = _downloaded(base, every)
-    # What has no weights of the variant is read in full, and nothing else twice.
-    lacking = [place for place in places.values() if not any(any(found.glob(n)) for n in _weights(place, base.variant))]
+    places = [f"{part}/" if part else "" for part in parts]
+    found = _downloaded(
+        base, ["*.json", "*.txt", *(name for place in places for name in _weights(place, base.variant))]
+    )
+    # Of what has no weights of the variant the plain ones are read, and of nothing both.
+    lacking = [place for place in places if not any(any(found.glob(n)) for n in _weights(place, base.variant))]
     if base.variant and lacking:
         found = _downloaded(base, [name for place in lacking for name in _weights(place, None)])
     return dataclasses.replace(base, model=str(found))
