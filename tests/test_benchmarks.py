@@ -216,6 +216,12 @@ def test_the_page_on_speed_has_the_numbers_of_the_results():
     real = json.loads((BENCHMARKS / "results" / "jax-sd15.json").read_text(encoding="utf-8"))
     seconds = [f"{real[name]:.1f} s" for name in ("step_seconds", "first_step_seconds", "load_seconds")]
     assert all(one in page for one in [*seconds, f"{real['step_peak_mib']:,} MiB", real["command"]])
+    both = json.loads((BENCHMARKS / "results" / "engines.json").read_text(encoding="utf-8"))
+    concepts = [both[name] for name in ("candy-heart", "toadstool")]
+    assert f"at most {max(apart for one in concepts for apart in one['rows_apart'])} of their" in page
+    assert all(
+        one[measure]["jax"] == one[measure]["torch"] for one in concepts for measure in ("fidelity", "editability")
+    )
     fits = json.loads((BENCHMARKS / "results" / "fits.json").read_text(encoding="utf-8"))
     for name in ("sd15 low", "sd15 lowest", "sdxl low", "sdxl lowest"):
         assert " | ".join(f"{mib:,} MiB" for mib in fits[name].values()) in page
