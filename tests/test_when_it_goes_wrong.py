@@ -46,6 +46,7 @@ NOT_ON_THE_PAGE = {
     ("src/pseudoword/engines/torch_engine.py", "outcome[0]"): "the main process' error, raised on the others too",
     ("src/pseudoword/families/locate.py", "str(refusal)"): "made in _refused_by_hub, where it is read",
     ("src/pseudoword/formats/__init__.py", "f'{path}: {error}'"): "a TokenError's own sentence, with the file's name",
+    ("src/pseudoword/flax_models/noise.py", "no timesteps, or a variance below zero"): "in brackets there",
     ("src/pseudoword/hub.py", "'%s'"): "what _warn is given, which is read there",
     ("src/pseudoword/hub_client.py", "LocalTokenNotFoundError"): "caught in the same module; _reason has its sentence",
     ("src/pseudoword/hub_client.py", "_TooLong"): "the same",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Trackers:
     def start(self) -> None:
         """Open them; RecipeError if the one that was asked for does not start."""
         asked: Tracker = self.recipe.output.report_to
+        _stay_alone()
         for name in _names(asked):
             try:
                 tracker = self._made(name)
@@ -100,6 +102,22 @@ class Trackers:
             except Exception as error:
                 self.open.remove(tracker)
                 log.warning("The tracker %r failed (%s); going on without it.", tracker.name, first_line(error))
+
+
+LAUNCHERS = "WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
+
+
+def _stay_alone() -> None:
+    """Let Accelerate's state, which trackers ask, not connect processes that an engine has connected without it."""
+    with contextlib.suppress(ModuleNotFoundError):
+        from accelerate import PartialState
+
+        if "WORLD_SIZE" in os.environ and not PartialState._shared_state:  # one of the torch engine's is shared
+            hidden = {name: os.environ.pop(name) for name in LAUNCHERS if name in os.environ}
+            try:
+                PartialState()
+            finally:
+                os.environ.update(hidden)
 
 
 def check(asked: Tracker) -> None:

@@ -17,6 +17,7 @@ from pseudoword.batch import Batch, Draw
 from pseudoword.engines.jax_engine import JaxEngine
 from pseudoword.engines.torch_engine import TorchEngine
 from pseudoword.errors import RecipeError, TrainingStopped
+from pseudoword.families import jax_cache
 from pseudoword.families.sdxl import miniature as xl_miniature
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import BaseModel, ConceptRecipe, EngineRecipe
@@ -294,17 +295,24 @@ def test_what_only_torch_has_is_refused(make_recipe: MakeRecipe, changes: dict[s
         list(train(make_recipe(**JAX, **changes)))
 
 
-def test_what_is_compiled_is_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from pseudoword.families import jax_cache
-
+def test_what_is_compiled_is_kept_in_the_users_cache_where_it_can_be_written(
+    base: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load = families.part("sd", "jax").FAMILY.load
     before = jax.config.values[jax_cache.CACHE]
     assert before, "the tests have one of their own"
-    JaxEngine(EngineRecipe(engine="jax"))
+    load(BaseModel(str(base)))
     assert jax.config.values[jax_cache.CACHE] == before
     try:
         jax.config.update(jax_cache.CACHE, None)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        JaxEngine(EngineRecipe(engine="jax"))
+        load(BaseModel(str(base)))
         assert jax.config.values[jax_cache.CACHE] == str(tmp_path / "pseudoword" / "jax")
+        (tmp_path / "file").touch()
+        jax.config.update(jax_cache.CACHE, str(tmp_path / "file"))
+        load(BaseModel(str(base)))
+        assert "What is compiled is not kept, so every run compiles anew: cannot write to" in caplog.text
+        assert not jax.config.values["jax_enable_compilation_cache"]
     finally:
         jax.config.update(jax_cache.CACHE, before)
+        jax.config.update("jax_enable_compilation_cache", True)

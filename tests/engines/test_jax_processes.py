@@ -180,7 +180,8 @@ def processes(code: str, *words: Any, taken: bool = False, **env: str) -> Iterat
 def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, taken: bool) -> None:
     common: dict[str, Any] = {"engine": "jax", "steps": "4", "learning_rate": 5e-4, "loss_steps": 2}
     list(train(make_recipe(**common, batch_size=4, folder=str(tmp_path / "one"))))
-    two = written(make_recipe(**common, batch_size=2, folder=str(tmp_path / "two")), tmp_path / "two.toml")
+    tracked = make_recipe(**common, batch_size=2, report_to="tensorboard", folder=str(tmp_path / "two"))
+    two = written(tracked, tmp_path / "two.toml")
     launcher = {"TORCHELASTIC_USE_AGENT_STORE": str(taken)}
     with processes(TRAIN, two, taken=taken, **launcher) as both:
         said = [told(process)[0] for process in both]
@@ -189,6 +190,7 @@ def test_two_processes_equal_one(make_recipe: MakeRecipe, tmp_path: Path, taken:
     assert len(first) == 4
     assert np.abs(rows_of(tmp_path / "one") - rows_of(tmp_path / "two")).max() < 1e-5
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 5, "one process writes the log"
+    assert list((tmp_path / "two" / "logs").rglob("events.*")), "the tracker connects no processes of its own"
 
 
 @pytest.mark.slow
@@ -223,6 +225,20 @@ def test_what_stops_one_process_stops_both(make_recipe: MakeRecipe, tmp_path: Pa
         said = [process.communicate(timeout=100)[1] for process in both]
     assert "error: Process 1 had to stop, and so do all: The device has not enough memory for one pic" in said[0]
     assert [process.returncode for process in both] == [1, 1]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told_of(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(engine="jax", steps="100000", batch_size=2, checkpointing_steps=2)
+    with processes(COMMAND, written(recipe, tmp_path / "two.toml")) as both:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoint-2").is_dir():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        both[1].kill()
+        said = both[0].communicate(timeout=60)[1]
+    assert "error: Another process has ended or cannot be reached (" in said
+    assert "Traceback" not in said.partition("error: ")[0]
 
 
 def test_errors_and_results_of_the_main_process_can_be_sent() -> None:
@@ -260,6 +276,11 @@ PLACE = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_POR
 )
 def test_a_launcher_that_names_no_place_is_refused(changes: dict[str, str], sentence: str) -> None:
     assert told(python(JOINED, **{**PLACE, **changes}))[0].startswith(sentence)
+
+
+def test_where_jax_finds_no_device_it_is_said() -> None:
+    said = told(python(JOINED, JAX_PLATFORMS="cuda"))[0]
+    assert said.startswith("JAX finds no device to compute on (")
 
 
 def test_a_process_that_cannot_join_says_so() -> None:

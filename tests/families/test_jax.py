@@ -264,6 +264,10 @@ def test_no_weights_are_downloaded_that_are_not_read(
         ("vae", {"block_out_channels": []}, r" describes no model that can be made \(.*index out of range\)\.$"),
         ("text_encoder", {"num_attention_heads": 5}, r"has 5 heads of attention for a width of 32\.$"),
         ("text_encoder", None, r"^The folder '.*' has no config\.json that can be read \("),
+        ("scheduler", {"beta_start": None}, r"^The scheduler's configuration describes no noise schedule \("),
+        ("scheduler", {"num_train_timesteps": 0}, r"^The scheduler's configuration describes no noise schedule \("),
+        ("scheduler", {"trained_betas": "x"}, r"^The scheduler's configuration describes no noise schedule \("),
+        ("vae", {"scaling_factor": 0}, r"^The VAE's configuration has the scaling_factor 0; expected a number above 0"),
         ("scheduler", None, r"^The base '.*' has no scheduler/scheduler_config\.json that can be read \("),
     ],
 )

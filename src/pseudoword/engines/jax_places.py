@@ -23,7 +23,7 @@ FOR_COPIES = 1 / 8
 """Of a machine's memory, what copies of a base may take when a CPU's cores are devices."""
 LENGTH = 500
 """Bytes of what one process tells the others of why it stops."""
-SHUTDOWN = 30
+SHUTDOWN = 10
 """Seconds after which a process that is done no longer waits for others to end; they may have failed."""
 
 
@@ -38,8 +38,8 @@ class Place:
     def __init__(self) -> None:
         _open_cores()
         _join()
+        self.devices = _devices()
         self.process, self.processes = jax.process_index(), jax.process_count()
-        self.devices = jax.local_devices()
         self.one = SingleDeviceSharding(self.devices[0])
         """The first device."""
         self.opened = len(self.devices)
@@ -110,7 +110,7 @@ class Place:
         """Return the mean over processes, the same on each of them."""
         if self.processes == 1:
             return numbers
-        every: Any = multihost_utils.process_allgather(numbers)
+        every: Any = _with_others(multihost_utils.process_allgather, numbers)
         return np.asarray(every).sum(axis=0) / np.float32(self.processes)
 
     def everyones(self, text: str) -> list[str]:
@@ -118,7 +118,7 @@ class Place:
         own = np.zeros(LENGTH, np.uint8)
         said = np.frombuffer(text.encode()[:LENGTH], np.uint8)
         own[: len(said)] = said
-        every: Any = multihost_utils.process_allgather(own)
+        every: Any = _with_others(multihost_utils.process_allgather, own)
         return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in np.asarray(every)]
 
     def on_main(self, action: Callable[[], T]) -> T:
@@ -133,13 +133,24 @@ class Place:
 
     def _from_main(self, packed: bytes) -> bytes:
         """Return the main process' bytes on every process."""
-        length = int(multihost_utils.broadcast_one_to_all(np.int32(len(packed))))
+        length = int(_with_others(multihost_utils.broadcast_one_to_all, np.int32(len(packed))))
         sent = np.frombuffer(packed, np.uint8) if self.process == 0 else np.zeros(length, np.uint8)
-        return np.asarray(multihost_utils.broadcast_one_to_all(sent)).tobytes()
+        return np.asarray(_with_others(multihost_utils.broadcast_one_to_all, sent)).tobytes()
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process; the same answer on all."""
         return self.mean(np.asarray([flag], np.float32)).item() > 0
+
+
+def _with_others(exchange: Callable[[Any], Any], own: Any) -> Any:
+    """Return what an exchange with the other processes gives; RunError if one of them is gone."""
+    try:
+        return exchange(own)
+    except (RuntimeError, ValueError) as error:
+        raise RunError(
+            f"Another process has ended or cannot be reached ({first_line(error)}); "
+            "on all of them, --resume latest goes on from the last checkpoint."
+        ) from error
 
 
 def _packed(action: Callable[[], Any]) -> bytes:
@@ -155,6 +166,17 @@ def _packed(action: Callable[[], Any]) -> bytes:
     except Exception as unsent:
         return pickle.dumps((None, RunError(str(outcome[1] or unsent))))
     return packed
+
+
+def _devices() -> list[Any]:
+    """Return this process' devices, or raise RecipeError."""
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a plugin for what JAX_PLATFORMS names
+        raise RecipeError(
+            f"JAX finds no device to compute on ({first_line(error)}); see JAX_PLATFORMS and JAX_NUM_CPU_DEVICES, and "
+            "whether JAX is installed for this machine's accelerator."
+        ) from error
 
 
 def _open_cores() -> None:

@@ -35,6 +35,9 @@ def check_latents(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
             f"The UNet takes {takes} channels, but the VAE makes {made}: a model for inpainting or editing, "
             "from which no word can be learned here; take the text-to-image model."
         )
+    scale = vae.get("scaling_factor", 0.18215)
+    if not (isinstance(scale, int | float) and scale > 0):
+        raise RecipeError(f"The VAE's configuration has the scaling_factor {scale!r}; expected a number above 0.")
     if vae.get("latents_mean") is not None:
         raise RecipeError(
             "The VAE's configuration normalises each channel of its latents, as Playground v2.5's does; "

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
+
+log = logging.getLogger(__name__)
 
 CACHE = "jax_compilation_cache_dir"
 
 
 def keep_compiled() -> None:
     """Have later processes find what is compiled here: in JAX_COMPILATION_CACHE_DIR, or the user's cache folder."""
-    if not jax.config.values[CACHE]:
-        jax.config.update(CACHE, str(_caches() / "pseudoword" / "jax"))
+    folder = Path(jax.config.values[CACHE] or _caches() / "pseudoword" / "jax")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        log.warning("What is compiled is not kept, so every run compiles anew: cannot write to %s (%s).", folder, error)
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    jax.config.update(CACHE, str(folder))
 
 
 def _caches() -> Path:

@@ -69,7 +69,7 @@ def load(
         parameters, named = dict(_parameters(model)), {_current(name): name for name in readers if _is_weight(name)}
         _check_names(model, parameters.keys() - named.keys(), named.keys() - parameters.keys())
         for name, (leaf, parameter) in parameters.items():
-            value = _laid_out(np.asarray(readers[named[name]]()), leaf, parameter.ndim)
+            value = _laid_out(_read(readers, named[name]), leaf, parameter.ndim)
             if value.shape != parameter.shape:
                 raise RecipeError(
                     f"The tensor {named[name]!r} of the {type(model).__name__} has the shape {value.shape} in JAX's "
@@ -86,6 +86,16 @@ def _parameters(model: nnx.Module) -> Iterator[tuple[str, tuple[str, nnx.Param[A
         if isinstance(value, nnx.Param):
             *modules, leaf = map(str, path)
             yield ".".join([*modules, LEAVES[leaf]]), (leaf, value)
+
+
+def _read(readers: Readers, name: str) -> np.ndarray:
+    try:
+        return np.asarray(readers[name]())
+    except (TypeError, AttributeError) as error:
+        raise RecipeError(
+            f"The tensor {name!r} holds numbers of a kind that is not read in JAX ({first_line(error)}); take weights "
+            "in fp32, fp16 or bf16."
+        ) from error
 
 
 # Names

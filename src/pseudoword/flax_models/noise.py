@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, first_line
 
 
 def alphas_cumprod(config: Mapping[str, Any]) -> Float[np.ndarray, " timesteps"]:
@@ -16,10 +16,17 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Float[np.ndarray, " timesteps"]
 
     RecipeError if the configuration names a schedule that is not known here.
     """
-    kept = np.cumprod(1 - _betas(config))
-    if config.get("rescale_betas_zero_snr"):
-        kept = _to_zero(np.sqrt(kept)) ** 2
-    return kept.astype(np.float32)
+    try:
+        kept = np.cumprod(1 - _betas(config))
+        if config.get("rescale_betas_zero_snr"):
+            kept = _to_zero(np.sqrt(kept)) ** 2
+        if not (len(kept) and (kept >= 0).all()):
+            raise ValueError("no timesteps, or a variance below zero")
+        return kept.astype(np.float32)
+    except (TypeError, ValueError, IndexError) as error:
+        raise RecipeError(
+            f"The scheduler's configuration describes no noise schedule ({first_line(error)}); download it again."
+        ) from error
 
 
 def _betas(config: Mapping[str, Any]) -> Float[np.ndarray, " timesteps"]:
