@@ -65,7 +65,7 @@ def here(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     load_any = generate.load
 
     def load_miniature(named: Any, engine: str) -> Any:
-        return load_any(dataclasses.replace(named, model=str(bases[named.model])), engine)
+        return load_any(dataclasses.replace(named, model=str(bases.get(named.model, named.model))), engine)
 
     monkeypatch.setattr(generate, "load", load_miniature)
     return tmp_path

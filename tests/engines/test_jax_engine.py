@@ -46,7 +46,7 @@ def learned(recipe: Recipe) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]
         {"steps": "50", "loss_steps": 10},
         {"model": "xl", "steps": "6", "loss_steps": 3},
         {"gradient_accumulation_steps": 2, "gradient_clip": 0.05, "num_vectors": 2, "adam_weight_decay": 0.01},
-        {"fit": "bucket", "resolution": 32, "gradient_checkpointing": True},
+        pytest.param({"fit": "bucket", "resolution": 32, "gradient_checkpointing": True}, marks=pytest.mark.slow),
     ],
 )
 def test_losses_and_words_are_those_of_torch(

@@ -147,6 +147,7 @@ def test_weights_are_arguments(both: tuple[Any, Any]):
     assert np.asarray(predicted(weights)).any(), "the family is as it was"
 
 
+@pytest.mark.slow
 def test_in_bf16_the_prediction_is_nearly_the_same(bases: dict[str, BaseModel]):
     ours = families.part("sdxl", "jax").FAMILY.load(bases["sdxl"])
     ids, rows, place = arrays((*asked(ours), PLACEMENT))
