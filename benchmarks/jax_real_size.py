@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import tempfile
 import time
@@ -42,8 +41,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("jax-real-size"), help="folder for the base")
     parser.add_argument("--output", type=Path, help="where to keep results")
     args = parser.parse_args()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()  # nothing that was compiled before
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())  # nothing that was compiled before
     with multiprocessing.get_context("spawn").Pool(1) as other:  # whose memory is not counted
         folder = other.apply(written, (args.geometry, args.work / args.geometry))
     base = locate(BaseModel(str(folder)), {})

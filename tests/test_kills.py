@@ -129,18 +129,11 @@ def check(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("jax", marks=pytest.mark.slow)])
 def test_three_kills_at_random_moments_change_no_bit(
-    make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, number: signal.Signals
+    make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, engine: str, number: signal.Signals
 ) -> None:
-    check(make_recipe, hub, tmp_path, number, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_three_kills_of_the_jax_engine_change_no_bit(
-    make_recipe: MakeRecipe, hub: Hub, tmp_path: Path, number: signal.Signals
-) -> None:
-    check(make_recipe, hub, tmp_path, number, 3, engine="jax")
+    check(make_recipe, hub, tmp_path, number, 3, engine=engine)
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ class JaxEngine:
         return steps.share(self.place.process, self.processes, batch_size, gradient_accumulation_steps)
 
     def free_memory(self) -> int:
-        """Return the bytes that are free on the device."""
+        """Return the bytes that are free on the devices."""
         return self.place.free_memory()
 
     def kept_for_gradient(self, base: BaseModel, shape: Shape, pictures: int) -> int:
@@ -290,9 +290,10 @@ class JaxEngine:
         counts = steps.counts(batches, len(self.tokens))
 
         def work(pairs: Sequence[Pair]) -> np.ndarray:
-            sizes = [len(batch.concept) for batch, _ in pairs]
-            read = [self._read(self.place.devices_for(size)) for size in sizes]
-            found = [self._losses(*own, self._given(*pair, counts)) for own, pair in zip(read, pairs, strict=True)]
+            found = [
+                self._losses(*self._read(self.place.devices_for(len(batch.concept))), self._given(batch, draw, counts))
+                for batch, draw in pairs
+            ]
             return np.sum([np.asarray(losses) for losses in found], axis=0)
 
         losses = self._as_fits(batches, work).tolist()

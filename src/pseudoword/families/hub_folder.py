@@ -23,9 +23,10 @@ def local(base: BaseModel, parts: Sequence[str]) -> BaseModel:
         base, ["*.json", "*.txt", *(name for place in places for name in _weights(place, base.variant))]
     )
     # Of what has no weights of the variant the plain ones are read, and of nothing both.
-    lacking = [place for place in places if not any(any(found.glob(n)) for n in _weights(place, base.variant))]
-    if base.variant and lacking:
-        found = _downloaded(base, [name for place in lacking for name in _weights(place, None)])
+    if base.variant:
+        lacking = [place for place in places if not any(any(found.glob(n)) for n in _weights(place, base.variant))]
+        if lacking:
+            found = _downloaded(base, [name for place in lacking for name in _weights(place, None)])
     return dataclasses.replace(base, model=str(found))
 
 
