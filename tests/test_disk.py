@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pseudoword import disk
+from pseudoword import Concept, cli, disk
+from pseudoword.errors import RecipeError
 
 
 class PowerCutError(Exception):
@@ -111,3 +113,39 @@ def test_what_an_earlier_death_left_under_the_temporary_names_is_in_nobodys_way(
         fill(tmp_path / name, "left")
     disk.write_folder(tmp_path / "kept", lambda folder: fill(folder, "c"))
     assert listing(tmp_path) == ["kept", "kept/c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("sw5-high0.3", False),
+        ("model.v1-5", False),
+        ("x.html", False),
+        ("x.png", True),
+        ("X.PNG", True),
+        ("there.png", False),
+        ("file", True),
+    ],
+)
+def test_the_disk_says_what_an_output_is_and_only_then_a_known_ending(name: str, answer: bool, tmp_path: Path) -> None:
+    (tmp_path / "there.png").mkdir()
+    (tmp_path / "file").touch()
+    assert disk.means_file(tmp_path / name, (".png",)) is answer
+
+
+@pytest.mark.parametrize("name", ["sw5-high0.3", "x.html", "there.png"])
+def test_any_name_can_become_a_folder_but_that_of_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "there.png").mkdir()
+    disk.check_folder(tmp_path / name)
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=r"must be a folder, but '.*file' is a file"):
+        disk.check_folder(tmp_path / "file")
+
+
+def test_commands_make_folders_with_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["toybox", "render", "--count", "2", "--output", "world-0.3"]) == 0
+    assert sorted(path.name for path in Path("world-0.3").iterdir()) == ["0.png", "1.png"]
+    Concept("<toy>", {"clip_l": np.ones((1, 768))}).save("toy.safetensors")
+    assert cli.main(["convert", "toy.safetensors", "--to", "comfyui", "--output", "made-0.3"]) == 0
+    assert Path("made-0.3/comfyui/toy.safetensors").is_file()

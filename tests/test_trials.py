@@ -237,7 +237,7 @@ sys.exit(cli.main(sys.argv[1:]))
         (["evaluate", "--suite", "toybox", "--prompts", "no.txt"], "no.txt"),
         (["evaluate", "--suite", "toybox", "--steps", "900"], "--steps are 1 to 500, as long as a run is, not 900."),
         (["sweep", "--suite", "toybox", "--vary", "method.momentum=1"], "Unknown setting 'momentum' in [method]"),
-        (["sweep", "--suite", "toybox", "--vary", "steps=1", "--output", "x.html"], "--output must be a folder, not"),
+        (["sweep", "--suite", "toybox", "--vary", "steps=1", "--output", __file__], "--output must be a folder, but"),
         (
             ["sweep", "--suite", "toybox", "--vary", "steps=1", "--vary", "schedule.steps=2"],
             "A setting is varied twice; give all of its values in one --vary.",

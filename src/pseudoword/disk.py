@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +12,24 @@ from typing import BinaryIO
 from pseudoword.errors import RecipeError
 
 TEMPORARY = ".tmp-"
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
+"""How a name ends that a person means as an image."""
+
+
+def means_file(path: Path, endings: Collection[str]) -> bool:
+    """Whether an output that may be a file or a folder is a file: the disk decides, and only then a known ending.
+
+    `results-0.3` is a folder, whatever stands after its dot; so is a folder that is called `results.png`.
+    """
+    if path.exists():
+        return not path.is_dir()
+    return path.suffix.lower() in endings
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file where only a folder is possible; any name that is not on the disk yet can become a folder."""
+    if path.exists() and not path.is_dir():
+        raise RecipeError(f"--output must be a folder, but {str(path)!r} is a file; name another.")
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def test_a_file_is_measured_with_pretrained_models(models: Path, runs: list[Path
         ),
         (["--num-images", "0"], "--num-images must be at least 1, but is 0."),
         (["--seed", "-1"], "--seed must be between 0 and 2^63 - 1, not -1."),
-        (["--output", "report.html"], "--output must be a folder, not 'report.html'."),
+        (["--output", __file__], f"--output must be a folder, but {__file__!r} is a file; name another."),
     ],
 )
 def test_what_is_left_open_is_asked_for(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
 
+from pseudoword import disk
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler, check_sampler
 from pseudoword.settings import at_least, check_seed, finite, plain
@@ -188,15 +189,13 @@ def _check(options: Options) -> None:
     finite(**{"--guidance-scale": options.guidance_scale})
     if options.resolution < 0:
         raise RecipeError(f"--resolution must be pixels, or 0 for the model's own, not {options.resolution}.")
-    if options.output.suffix.lower() not in ("", ".png"):
+    if disk.means_file(options.output, disk.IMAGE_ENDINGS) and options.output.suffix.lower() != ".png":
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
 
 
 def _prepare(output: Path) -> None:
     """Make the folder that pictures go to, or say why they cannot, before any is sampled."""
-    if output.suffix and output.is_dir():
-        raise RecipeError(f"--output {str(output)!r} is a folder; name a file in it, or a folder without .png.")
-    folder = output.parent if output.suffix else output
+    folder = output.parent if disk.means_file(output, disk.IMAGE_ENDINGS) else output
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -207,6 +206,6 @@ def _prepare(output: Path) -> None:
 
 def _paths(output: Path, count: int) -> list[Path]:
     """Return where pictures go: the one file, numbered files beside it, or numbered files in a folder."""
-    if not output.suffix:
+    if not disk.means_file(output, disk.IMAGE_ENDINGS):
         return [output / f"{i}.png" for i in range(count)]
     return [output] if count == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
