@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,7 +53,13 @@ def test_train_learns_a_word_and_says_where_it_is(
 ) -> None:
     assert cli.main(words_of(base, pictures, tmp_path / "run")) == 0
     said = capsys.readouterr()
-    assert said.out == f"The word {TOKEN} is in {tmp_path / 'run'}.\n"
+    first, heading, *following = said.out.splitlines()
+    assert first == f"The word {TOKEN} is in {tmp_path / 'run'}."
+    assert heading == "Try next:"
+    assert [shlex.split(line)[:2] for line in following] == [
+        ["pseudoword", c] for c in ("generate", "evaluate", "convert")
+    ]
+    assert shlex.split(following[0])[2:] == ["--embeds", str(tmp_path / "run"), "--prompt", f"a photo of {TOKEN}"]
     assert "starts from 'toy'" in said.err or "start from 'toy'" in said.err
     assert "step 3/3" in said.err
     assert Concept.load(tmp_path / "run").steps == 3

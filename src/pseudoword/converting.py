@@ -96,6 +96,7 @@ def _below(folder: Path, besides: Path | None) -> Iterator[Path]:
         holds_a_word = any(name in formats.IN_FOLDER for name in names)
         folders[:] = [] if holds_a_word else sorted(folders)
         folders[:] = [name for name in folders if not name.startswith(".") and not _same(here / name, besides)]
+        folders[:] = [name for name in folders if not formats.is_checkpoint(here / name)]  # named, they are read
         yield from (here / name for name in _words_among(names))
 
 

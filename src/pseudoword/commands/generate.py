@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pseudoword.concept import Concept
     from pseudoword.generate import Redraw
 
+FROM_WORDS = "what the words were learned on"
+"""The default of --model."""
 EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
 
 
@@ -30,7 +32,7 @@ EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-t
 class Options:
     """Make pictures with learned words in the prompt."""
 
-    base: BaseModel
+    base: BaseModel = field(default_factory=lambda: BaseModel(FROM_WORDS))
     prompt: tuple[str, ...] = ()
     """One or more prompts; learned words are written as their placeholder tokens."""
     prompt_file: Optional[Path] = None
@@ -89,6 +91,8 @@ def run(arguments: Sequence[str]) -> int:
         if not any(concept.token in text for text in (*asked, options.negative_prompt)):
             log.warning("%s is in none of the prompts.", concept.token)
     redraw = _redraw(options)
+    if options.base.model == FROM_WORDS:
+        options = replace(options, base=_base_of(files, concepts, options.base))
     family = generate.load(options.base, options.engine)
     prompts, seeds = generate.repeated(asked, options.num_images, options.seed)
     sampling = generate.Sampling(
@@ -141,6 +145,27 @@ def _strengths(options: Options) -> Sequence[float]:
 def _scaled(concept: Concept, scale: float) -> Concept:
     """Return a word whose rows are scaled."""
     return replace(concept, rows={encoder: rows * scale for encoder, rows in concept.rows.items()})
+
+
+def _base_of(files: Sequence[Path], concepts: Sequence[Concept], options: BaseModel) -> BaseModel:
+    """Return the base that the words were learned on, as their runs' recipes or else their files say."""
+    from pseudoword.run import recipe_around
+
+    bases: dict[str, BaseModel] = {}
+    for file, concept in zip(files, concepts, strict=True):
+        recipe = recipe_around(file)
+        base = recipe.base if recipe else BaseModel(concept.base) if concept.base else None
+        if base is not None:
+            bases.setdefault(base.model, base)
+    if not bases:
+        raise RecipeError(
+            "--model says on which base to draw; no run or file in --embeds says which it was learned on."
+        )
+    if len(bases) > 1:
+        raise RecipeError(f"The words were learned on different bases ({', '.join(bases)}); choose one with --model.")
+    [base] = bases.values()
+    changes = {name: choice for name, choice in plain(options).items() if name != "model"}
+    return replace(base, **changes)
 
 
 def _redraw(options: Options) -> Redraw | None:

@@ -17,7 +17,7 @@ from pseudoword.concept import Concept, Property
 from pseudoword.contents import Contents, Word
 from pseudoword.contracts import Format
 from pseudoword.errors import FormatError, TokenError
-from pseudoword.formats import bundle, diffusers, files, kohya, onetrainer, original, tensors, webui
+from pseudoword.formats import bundle, checkpoint, diffusers, files, kohya, onetrainer, original, tensors, webui
 from pseudoword.formats.fetching import fetched, name_of_encoder
 from pseudoword.formats.files import open_file
 from pseudoword.formats.names import ENCODERS, PICTURES, container_of, metadata_of, stem_of
@@ -40,6 +40,7 @@ __all__ = [
     "files_in",
     "find",
     "identify",
+    "is_checkpoint",
     "metadata_of",
     "open_file",
     "parts_of",
@@ -77,14 +78,21 @@ KNOWN = ("token", "property", "base", "steps", "format", "version", "encoders")
 
 
 def find(path: str | Path) -> Path:
-    """Return the embedding file that a path means: itself, or the learned word of a run's or library folder."""
+    """Return the file that a path means: itself, or in a folder a run's or library's word, or a checkpoint's rows."""
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
+    if is_checkpoint(path):
+        return path / checkpoint.STATE
     for name in IN_FOLDER:
         if (path / name).is_file():
             return path / name
     raise FormatError(f"The folder {str(path)!r} holds no {' or '.join(IN_FOLDER)}; name the file itself.")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of a run."""
+    return checkpoint.is_checkpoint(folder / checkpoint.STATE)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -166,6 +174,8 @@ def _concept(path: Path, word: Word, metadata: Mapping[str, str]) -> Concept:
 
 def _words_of(contents: Contents, path: Path) -> list[Word]:
     """Return the words of one file, for the text encoder whose part it is."""
+    if checkpoint.is_checkpoint(path):
+        return checkpoint.words(contents, path)
     format_ = FORMATS[identify(contents, path)]
     try:
         words = format_.read(contents, path.stem)
