@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import re
 import zipfile
 import zlib
@@ -59,7 +60,55 @@ A1111_WIDTHS = (768, 1024, 768 + 1280)
 """What `get_expected_shape` is for Stable Diffusion 1.x, 2.x and XL; for SD 3 it is 1."""
 
 
-def a1111(path: Path) -> Loaded:
+RECORDS = re.compile(r"([^/]+)/((data/\d+)|version|byteorder|(data\.pkl))")
+"""What a zip may have besides nothing (`check_zip_filenames`); before 1.10 not even `byteorder`."""
+GLOBALS = {
+    "collections": {"OrderedDict"},
+    "torch._utils": {"_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_device_tensor_from_numpy"},
+    "torch": {
+        "FloatStorage",
+        "HalfStorage",
+        "IntStorage",
+        "LongStorage",
+        "DoubleStorage",
+        "ByteStorage",
+        "float32",
+        "BFloat16Storage",
+    },
+    "torch.nn.modules.container": {"ParameterDict"},
+    "__builtin__": {"set"},
+}
+"""What a pickle may name (`RestrictedUnpickler.find_class`), without NumPy's and Lightning's."""
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """A1111's, in modules/safe.py: the file is unpickled with it, every storage empty, before torch gets it."""
+
+    def persistent_load(self, pid: Any) -> Any:
+        assert pid[0] == "storage"
+        return torch.storage.TypedStorage(_internal=True)
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        demand(global_name in GLOBALS.get(module_name, ()), f"global '{module_name}/{global_name}' is forbidden")
+        return super().find_class(module_name, global_name)
+
+
+def checked_by_a1111(path: Path, records: re.Pattern[str] = RECORDS) -> None:
+    """Raise NotLoaded where `check_pt` would not have torch load a file; `records` are what a zip may have."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                demand(records.fullmatch(name), f"bad file inside: {name}")
+            [description] = [name for name in file.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
+            with file.open(description) as pickled:
+                RestrictedUnpickler(pickled).load()
+    except zipfile.BadZipFile:
+        with path.open("rb") as pickled:
+            for _ in range(5):
+                RestrictedUnpickler(pickled).load()
+
+
+def a1111(path: Path, *, checks: bool = True) -> Loaded:
     ending, name = path.suffix.upper(), path.stem
     if ending in {".PNG", ".WEBP", ".JXL", ".AVIF"}:
         data = picture(path)
@@ -67,6 +116,11 @@ def a1111(path: Path) -> Loaded:
         name = data.get("name", name)
     else:
         demand(ending in {".BIN", ".PT", ".SAFETENSORS"}, "another ending")
+        if checks and ending != ".SAFETENSORS":
+            try:
+                checked_by_a1111(path)
+            except (pickle.UnpicklingError, ValueError, IndexError, EOFError) as error:
+                raise NotLoaded(str(error)) from error
         data = by_ending(path, torch.nn.ParameterDict, set)  # as its own unpickler, modules/safe.py
     demand(type(data) is dict, "unidentified")
     if "string_to_param" in data:

@@ -232,13 +232,9 @@ def write(concept: Concept, path: str | Path) -> Path:
 
 
 def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) -> Path:
-    """Write the guide's files into a folder; without `safetensors` it gets only the .bin of each two.
-
-    Beside a .safetensors there is no .bin where PyTorch, which writes those, is not installed.
-    """
+    """Write the guide's files into a folder; without `safetensors` it gets only the .bin of each two."""
     folder.mkdir(parents=True, exist_ok=True)
-    both = safetensors and files.writes_pickles()
-    names = [name for name in IN_FOLDER if both or name.endswith(".safetensors" if safetensors else ".bin")]
+    names = [name for name in IN_FOLDER if safetensors or name.endswith(".bin")]
     written = [path for name in names for path in write_each(concept, folder / name)]
     for name in files_in(folder):  # of another choice, or of a word for other encoders; readers would take it for newer
         if folder / name not in written:
