@@ -1,7 +1,7 @@
 """PyTorch files, written without PyTorch: a zip of a pickle and of each tensor's numbers.
 
-Such a file has only the records `data.pkl`, `version` and `data/N`. Newer versions of `torch.save` add some (`byteorder`,
-`.format_version`, `.data/serialization_id`), for which A1111 refuses a file (`modules/safe.py`); no reader needs them.
+Such a file has only the records `data.pkl`, `version` and `data/N`. Newer versions of `torch.save` add `byteorder`,
+`.format_version` and others, for which A1111 refuses a file (`modules/safe.py`); no reader needs them.
 Equal values give equal bytes.
 """
 
@@ -34,7 +34,7 @@ MODULE_STATE = ("_buffers", "_backward_hooks", "_forward_hooks", "_forward_pre_h
 
 
 def to_bytes(values: Mapping[str, Any], dtype: str = "F32") -> bytes:
-    """Return the content of a PyTorch file: dicts, texts, numbers and arrays; floats among these are stored as `dtype`."""
+    """Return the content of a PyTorch file: dicts, texts, numbers and arrays, of which floats are stored as `dtype`."""
     storages: list[bytes] = []
     description = PROTOCOL + _pickled(values, dtype, storages) + STOP
     records = {"data.pkl": description, "version": b"3\n"}
@@ -72,13 +72,12 @@ def _pickled(value: Any, dtype: str, storages: list[bytes]) -> bytes:
         return _integer(value)
     if isinstance(value, float):
         return FLOAT + struct.pack(">d", value)
-    if isinstance(value, str):
-        return _text(value)
-    raise TypeError(f"a {type(value).__name__} has no place in an embedding file")
+    assert isinstance(value, str), f"a {type(value).__name__} has no place in an embedding file"
+    return _text(value)
 
 
 def _parameter_dict(parameters: Parameters, dtype: str, storages: list[bytes]) -> bytes:
-    """Return a torch.nn.ParameterDict: its parameters, and their names once more, which torch keeps apart since 1.12."""
+    """Return a torch.nn.ParameterDict: its parameters, and their names, which torch keeps apart since 1.12."""
     pickled = []
     for name, array in parameters.items():
         arguments = _tuple(_tensor(array, dtype, storages), TRUE, _ordered_dict())

@@ -40,8 +40,9 @@ def open_file(path: Path) -> Contents:
 
 
 def _open_pickle(path: Path) -> Contents:
+    content, classes = path.read_bytes(), set[str]()
     try:
-        loaded, dtypes = pickles.load(path.read_bytes())
+        loaded, dtypes = pickles.load(content, classes)
     except pickles.Refused as error:
         raise FormatError(
             f"{path} is not read, because it {error}. Tensors alone are read, and nothing is carried out; "
@@ -55,7 +56,8 @@ def _open_pickle(path: Path) -> Contents:
         loaded = {"": loaded}
     if not isinstance(loaded, dict):
         raise FormatError(f"{path} holds a {type(loaded).__name__}, not named tensors.")
-    return Contents("pickle", {str(name): value for name, value in loaded.items()}, {}, dtypes)
+    values = {str(name): value for name, value in loaded.items()}
+    return Contents("pickle", values, {}, dtypes, pickles.records(content), frozenset(classes))
 
 
 def _open_picture(path: Path) -> Contents:
