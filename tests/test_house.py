@@ -32,7 +32,7 @@ LAYERS = [
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections", "contents"},
     {"placeholder", "recipe_paths", "settings"},
-    {"errors"},
+    {"errors", "encoders"},
 ]
 """Rooms, from the roof down: a room imports from rooms below its own layer."""
 ALLOWED = {

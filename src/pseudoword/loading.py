@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 
 from pseudoword import families, formats
-from pseudoword.concept import Concept, encoder_of_width
+from pseudoword.concept import Concept
+from pseudoword.encoders import encoder_of_width
 from pseudoword.errors import TokenError
 from pseudoword.families import lending
 from pseudoword.vocabulary import Words

@@ -30,10 +30,10 @@ def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe)
             log.info("%s: %s", wanted.token, how)
             continue
         rows[encoder] = vocabulary.rows_of(earlier, encoder)
-        if earlier.num_vectors != wanted.num_vectors:
+        if len(rows[encoder]) != wanted.num_vectors:
             raise RecipeError(
-                f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
-                f"but num_vectors is {wanted.num_vectors}; make them equal."
+                f"The initializer {wanted.initializer} has {len(rows[encoder])} vector(s) for {encoder}, "
+                f"but num_vectors is {wanted.num_vectors}; a word is trained with as many in every text encoder."
             )
         log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
     return rows

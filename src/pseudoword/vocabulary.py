@@ -244,7 +244,7 @@ def lent_words(vocabularies: Mapping[str, Vocabulary], concepts: Sequence[Concep
         for encoder, vocabulary in vocabularies.items():
             for concept in concepts:
                 blocks[encoder].append(vocabulary.rows_of(concept, encoder))
-                vocabulary.lend(concept.token, concept.num_vectors)
+                vocabulary.lend(concept.token, len(concept.rows[encoder]))
         yield {encoder: np.concatenate(block) for encoder, block in blocks.items()} if concepts else None
     finally:
         for vocabulary in vocabularies.values():

@@ -134,4 +134,5 @@ def _line(outcome: Outcome) -> str:
     lost = f"; it does not hold {', '.join(outcome.lost)}" if outcome.lost else ""
     first, *more = outcome.written
     name = first.parent if more else first
-    return f"{name}: in prompts {outcome.trigger}{lost}"
+    needs = f"; {outcome.needs}" if outcome.needs else ""
+    return f"{name}: in prompts {outcome.trigger}{lost}{needs}"
