@@ -48,6 +48,7 @@ NEED_TORCH = (
     "families/clip_miniature.py",
     "families/latent_diffusion.py",
     "families/lending.py",
+    "families/lent_tokenizer.py",
     "families/lookup.py",
     "families/memory.py",
     "families/parts.py",

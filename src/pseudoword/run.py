@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,7 +216,7 @@ class Run:
         for path in paths:
             to = aside / path.relative_to(self.folder) if path.is_relative_to(self.folder) else aside / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(to)
+            disk.rename(path, to)
         own = [path.relative_to(self.folder) if path.is_relative_to(self.folder) else path for path in paths]
         names = ", ".join(path.as_posix() for path in own)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
@@ -247,7 +246,7 @@ class Run:
         """Delete the oldest checkpoints above the limit; after the newest is kept, so there is always one."""
         if limit is not None:
             for _, path in self.checkpoints()[:-limit]:
-                shutil.rmtree(path)
+                disk.remove(path)
 
     # Log
 
@@ -260,7 +259,8 @@ class Run:
         line = {"step": progress.step, "loss": dict(progress.loss), "lr": progress.lr, "seconds": progress.seconds}
         line["fixed_draw_loss"] = dict(progress.fixed_draw_loss)
         line = {name: value for name, value in line.items() if value != {}}
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "log.jsonl"
+        with disk.patiently(lambda: path.open("a", encoding="utf-8"), path) as file:
             file.write(json.dumps(line) + "\n")
 
     def failed(self) -> Mapping[str, str]:

@@ -258,7 +258,7 @@ def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) ->
     written = [path for name in names for path in write_each(concept, folder / name)]
     for name in files_in(folder):  # of another choice, or of a word for other encoders; readers would take it for newer
         if folder / name not in written:
-            (folder / name).unlink()
+            disk.remove(folder / name)
     for name, line in zip(TOLD_IN_FOLDER, (concept.token, concept.property), strict=True):
         disk.write(folder / name, line)
     return folder
