@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pseudoword
 from pseudoword import Concept, Progress, cli, demo, watch
 from pseudoword.commands import demo as demo_command
 from pseudoword.commands import train as train_command
@@ -210,6 +212,42 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "learning" in shown
     assert "5/5" in shown
     assert "kept checkpoint-9" in shown
+
+
+def test_the_best_word_is_not_told_at_every_look_and_times_are_clock_times(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = (
+        dataclasses.replace(p, seconds=400.0, saved=(Path("run/learned_embeds-best.safetensors"),)) for p in steps(20)
+    )
+    watch.follow(slow)
+    lines = capsys.readouterr().err.splitlines()
+    assert not any("best" in line for line in lines)
+    assert "  2:06:40 left" in lines[0], "400 s for each of 19 steps"
+
+
+def test_messages_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def warning() -> Iterator[Progress]:
+        for p in steps(5):
+            logging.getLogger("pseudoword").warning("a line at step %d", p.step)
+            yield p
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    watch.show_messages()
+    watch.follow(warning())
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    for step in range(2, 6):
+        [line] = [line for line in re.split(r"[\r\n]+", shown) if f"a line at step {step}" in line]
+        assert line.strip() == f"a line at step {step}", "and nothing of the bar on it"
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert set(dir(pseudoword)) == set(pseudoword.__all__)
+    assert all(hasattr(pseudoword, name) for name in dir(pseudoword))
 
 
 def test_quiet_says_nothing_and_an_empty_run_has_no_last_step(capsys: pytest.CaptureFixture[str]) -> None:

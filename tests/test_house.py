@@ -31,7 +31,7 @@ LAYERS = [
     {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra", "flax_models"},
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections", "contents"},
-    {"placeholder", "recipe_paths", "settings"},
+    {"near", "placeholder", "recipe_paths", "settings"},
     {"errors", "encoders"},
 ]
 """Rooms, from the roof down: a room imports from rooms below its own layer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import os
@@ -42,12 +43,23 @@ def show_messages() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     if not (is_main_process() and sys.stderr.isatty()):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    handler = logging.StreamHandler()
+    handler = _Messages()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("pseudoword")
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class _Messages(logging.Handler):
+    """Lines on what is standard error when they are said: while a bar stands there, above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # as every handler of logging: a line that cannot be shown ends nothing
+            self.handleError(record)
 
 
 def _last(run: Iterable[Progress]) -> Progress | None:
@@ -89,16 +101,20 @@ def _lines(run: Iterable[Progress]) -> Progress | None:
 
 
 def _sentence(p: Progress, losses: deque[float], pace: float) -> str:
-    left = round(pace * (p.steps - p.step))
+    left = datetime.timedelta(seconds=round(pace * (p.steps - p.step)))
     loss = sum(losses) / len(losses)
     kept = "".join(f"  {told}" for told in _left(p))
     fixed = f"  fixed-draw loss {mean(p.fixed_draw_loss):.4f}" if p.fixed_draw_loss else ""
-    return f"step {p.step}/{p.steps}  loss {loss:.4f}  lr {p.lr:.2e}  {pace:.2f} s a step  {left} s left{fixed}{kept}"
+    return f"step {p.step}/{p.steps}  loss {loss:.4f}  lr {p.lr:.2e}  {pace:.2f} s a step  {left} left{fixed}{kept}"
 
 
 def _left(p: Progress) -> list[str]:
-    """Return what a step left on disk; files of one name, as several words leave them, are told once."""
-    told = Counter([f"kept {path.name}" for path in p.saved] + [f"sampled {path.name}" for path in p.pictures])
+    """Return what a step left on disk; files of one name, as several words leave them, are told once.
+
+    The best word so far is not told: it may change at every look, and the end of the run says which step it is of.
+    """
+    saved = [f"kept {path.name}" for path in p.saved if not path.name.startswith("learned_embeds-best")]
+    told = Counter(saved + [f"sampled {path.name}" for path in p.pictures])
     return [name if count == 1 else f"{name} of {count} words" for name, count in told.items()]
 
 

@@ -16,6 +16,7 @@ import tyro
 
 from pseudoword import disk
 from pseudoword.errors import RecipeError
+from pseudoword.near import did_you_mean
 from pseudoword.settings import at_least, check_seed
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def render(arguments: Sequence[str]) -> None:
         subject = suite.NAMED[options.concept]
         drawings, pictures = dict(enumerate(suite.drawings(subject))), dict(enumerate(suite.pictures(subject)))
     else:
-        raise RecipeError(f"The toybox has no concept {options.concept!r}; its concepts are {', '.join(suite.NAMED)}.")
+        raise RecipeError(
+            f"The toybox has no concept {options.concept!r}; its concepts are {', '.join(suite.NAMED)}."
+            f"{did_you_mean(options.concept, suite.NAMED)}"
+        )
     if one_file:
         sheet(list(pictures.values()), 12).save(options.output)
     else:
