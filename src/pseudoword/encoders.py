@@ -119,7 +119,7 @@ def corrected(widths: Mapping[str, int]) -> dict[str, str]:
 # Bases
 
 HINTS = (
-    (FLUX, r"flux[-_. ]?1|flux(?![-_. ]?2)"),
+    (FLUX, r"(?<![a-z])flux(?![a-z])(?![-_. ]?2)"),
     (SD3, r"stable-diffusion-(v?3)|sd[-_]?3|sd_v3"),
     (SDXL, r"stable-diffusion-xl|sd[-_]?xl|\bxl\b"),
     (SD2, r"stable-diffusion-(v?2)|sd[-_]?(v?2)|v2-1"),

@@ -68,13 +68,13 @@ A1111_RULES = (
 )
 FORGE_RULES = (
     *WEBUI_FIRST,
+    *IN_LORA_OF_FORGE,
     refuses(lambda f: f.only_width not in (0, 768, 1024, 1280), "has no text encoder of this width that takes words"),
     loads(
         lambda f: len(f.terms) == 1 and f.only_width == 768,
         "A1111's kind (string_to_param), also with FLUX.1 and SD 3.5, as rows of their CLIP-L",
     ),
     loads(lambda f: len(f.terms) == 1, "A1111's kind (string_to_param)"),
-    *IN_LORA_OF_FORGE,
     *WEBUI_LAST[:-2],
     loads(
         lambda f: one(f.values.values(), 1, 2) and f.only_width == 768,
