@@ -283,6 +283,8 @@ def test_a_file_of_several_tokens_holds_several_words(tmp_path: Path, suffix: st
     with pytest.raises(FormatError, match=r"holds several words \(<a>, <b>, style-c\); say which"):
         formats.read(path)
     assert len([one for one in convert([path], ["comfyui"], tmp_path / "out") if one.written]) == 3
+    several = (False, "takes one word a file, and this has several; pseudoword convert writes a file of each")
+    assert all(says(path, tool) == several for tool in TOOLS if tool not in ("original", "a1111"))
 
 
 def test_numbered_tokens_are_the_vectors_of_one_word(tmp_path: Path):

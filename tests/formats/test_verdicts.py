@@ -51,7 +51,7 @@ def test_a_bundled_word_has_the_keys_that_tools_look_for(
     assert ("A1111 leaves out the whole LoRA" in caplog.text) == ("t5" in rows)
     alone = rows.keys() in ({"clip_g"}, {"gemma2_2b"})
     usual = "has no base with one text encoder" if alone else "loads words in a LoRA with"
-    assert says(path, "a1111")[1].startswith("drops the whole LoRA" if "t5" in rows else usual)
+    assert says(path, "a1111")[1].startswith("leaves out the whole LoRA" if "t5" in rows else usual)
     assert says(path, "comfyui")[0] == (rows.keys() != {"gemma2_2b"})
     assert says(path, "forge") == (
         False,

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from pseudoword import encoders
-from pseudoword.contents import Contents
+from pseudoword.contents import Contents, blocks
 from pseudoword.encoders import BY_KEY, CALLED
-from pseudoword.formats import bundle
+from pseudoword.formats import bundle, diffusers
 from pseudoword.formats.names import are_keys
 from pseudoword.formats.tensors import BUNDLED
 
@@ -137,6 +137,11 @@ def called_otherwise(tool: str, contents: Contents) -> bool:
 def has_key_of_another(contents: Contents) -> bool:
     """Whether rows are under the key of a text encoder of CLIP that is not as wide."""
     return any(encoders.contradicts(CALLED[name], rows.shape[-1]) for name, rows in _keyed(contents).items())
+
+
+def has_several_words(contents: Contents) -> bool:
+    """Whether a file has a tensor under each of several tokens."""
+    return len(contents.values) > 1 and diffusers.are_words(blocks(contents.values))
 
 
 def has_uneven_counts(contents: Contents) -> bool:
