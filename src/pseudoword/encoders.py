@@ -84,8 +84,10 @@ ENCODERS = (
 )
 """In the order in which a word has its blocks; of encoders of one width the most usual is first."""
 BY_KEY = {encoder.key: encoder for encoder in ENCODERS}
-CALLED = {called: encoder.key for encoder in ENCODERS for called in encoder.keys}
+CALLED: dict[str, str] = {}
 """Text encoders by everything that files call them: ComfyUI calls T5-XXL t5xxl, OneTrainer calls it t5."""
+for _encoder in ENCODERS:
+    CALLED |= dict.fromkeys(sorted(_encoder.keys), _encoder.key)
 ORDER = {encoder.key: place for place, encoder in enumerate(ENCODERS)}
 CLIP = ("clip_l", "clip_h", "clip_g")
 ALONE = ("clip_l", "clip_h")

@@ -174,7 +174,7 @@ def test_what_needs_equally_many_vectors_says_so(tmp_path: Path):
     path = uneven.save(tmp_path / "x.safetensors")
     tables = {"clip_l": np.ones((100, 4), np.float32), "clip_g": np.ones((100, 6), np.float32)}
     recipe = ConceptRecipe(token="<new>", pictures="x", initializer=str(path), num_vectors=3)
-    with pytest.raises(RecipeError, match=r"has 1 vector\(s\) for clip_l, but num_vectors is 3; a word is"):
+    with pytest.raises(RecipeError, match=r"has 1 \(clip_l\), 3 \(clip_g\) vector\(s\), but num_vectors is 3; make"):
         starting_rows({name: Vocabulary(Tokenizer(), table) for name, table in tables.items()}, recipe)
 
 
@@ -334,7 +334,11 @@ def test_every_number_of_8_bits_is_read_exactly(tmp_path: Path, dtype: torch.dty
 def test_inspect_says_for_each_encoder_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = save(tmp_path, clip_l=block(2), llama=block(4, 4096))
     assert cli.main(["inspect", str(path), "--json"]) == 0
-    [told] = json.loads(capsys.readouterr().out)
-    assert told["vectors_of"] == {"clip_l": 2, "llama": 4}
-    assert (told["vectors"], told["widths"], told["for"]) == (4, {"clip_l": 768, "llama": 4096}, "HunyuanVideo")
+    [word_in_json] = json.loads(capsys.readouterr().out)
+    assert word_in_json["vectors_of"] == {"clip_l": 2, "llama": 4}
+    assert (word_in_json["vectors"], word_in_json["widths"], word_in_json["for"]) == (
+        4,
+        {"clip_l": 768, "llama": 4096},
+        "HunyuanVideo",
+    )
     assert BY_KEY["llama"].readers == {"comfyui": "llama", "onetrainer": "llama"}

@@ -146,11 +146,11 @@ def test_a_run_is_judged_by_what_it_exports(tmp_path: Path, capsys: pytest.Captu
     assert not before["invokeai"]["loads"], "diffusers' file alone"
     (run / "exports").mkdir()
     formats.write_file(word("sd1"), run / "exports" / "cat-toy.safetensors", "kohya")
-    [told] = inspect(run)
-    assert told["tools"]["invokeai"]["loads"]
-    assert told["tools"]["invokeai"]["file"] == "exports/cat-toy.safetensors"
-    assert told["tools"]["diffusers"] == before["diffusers"], "it loads the run itself"
-    assert told["token"] == "<cat-toy>"
+    [shown] = inspect(run)
+    assert shown["tools"]["invokeai"]["loads"]
+    assert shown["tools"]["invokeai"]["file"] == "exports/cat-toy.safetensors"
+    assert shown["tools"]["diffusers"] == before["diffusers"], "it loads the run itself"
+    assert shown["token"] == "<cat-toy>"
     assert cli.main(["inspect", str(run)]) == 0
     out = capsys.readouterr().out
     assert "yes, exports/cat-toy.safetensors as embedding:cat-toy (" in out
