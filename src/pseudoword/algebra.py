@@ -76,8 +76,8 @@ def prune(concept: Concept, keep: Sequence[int] = (), vectors: int = 0, token: s
         raise TokenError("Say either which vectors to keep, or how many.")
     if len(set(concept.vectors.values())) > 1:
         raise TokenError(
-            f"{concept.token!r} has {_counted(concept)} vectors and cannot be pruned; that takes equally many in each "
-            "text encoder."
+            f"{concept.token!r} has {concept.vector_count} vectors and cannot be pruned; that takes equally many in "
+            "each text encoder."
         )
     if keep and (len(set(keep)) < len(keep) or not all(0 <= i < concept.num_vectors for i in keep)):
         wanted = ", ".join(map(str, keep))
@@ -160,16 +160,9 @@ def _refuse_other_kinds(concepts: Sequence[Concept], done: str, *, vectors: bool
             )
         if vectors and own.vectors != concepts[0].vectors:
             raise TokenError(
-                f"Words of {_counted(concepts[0])} and of {_counted(own)} vectors cannot be {done} vector by "
+                f"Words of {concepts[0].vector_count} and of {own.vector_count} vectors cannot be {done} vector by "
                 "vector; prune the longer one, or concatenate them."
             )
-
-
-def _counted(concept: Concept) -> str:
-    """Return a word's number of vectors, for each text encoder where they differ."""
-    if len(set(concept.vectors.values())) == 1:
-        return str(concept.num_vectors)
-    return ", ".join(f"{count} ({encoder})" for encoder, count in concept.vectors.items())
 
 
 def _made(concepts: Sequence[Concept], token: str, rows: Mapping[str, Block], how: str, **more: str) -> Concept:

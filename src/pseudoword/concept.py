@@ -70,6 +70,13 @@ class Concept:
         return {encoder: len(block) for encoder, block in self.rows.items()}
 
     @builtins.property
+    def vector_count(self) -> str:
+        """The word's number of vectors as a sentence says it: for each text encoder, where they differ."""
+        if len(set(self.vectors.values())) == 1:
+            return str(self.num_vectors)
+        return ", ".join(f"{count} ({encoder})" for encoder, count in self.vectors.items())
+
+    @builtins.property
     def tokens(self) -> list[str]:
         """The word's tokens, one per vector of the text encoder that has the most."""
         return vector_tokens(self.token, self.num_vectors)

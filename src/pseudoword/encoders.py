@@ -84,8 +84,10 @@ ENCODERS = (
 )
 """In the order in which a word has its blocks; of encoders of one width the most usual is first."""
 BY_KEY = {encoder.key: encoder for encoder in ENCODERS}
-CALLED = {called: encoder.key for encoder in ENCODERS for called in encoder.keys}
+CALLED: dict[str, str] = {}
 """Text encoders by everything that files call them: ComfyUI calls T5-XXL t5xxl, OneTrainer calls it t5."""
+for _encoder in ENCODERS:
+    CALLED |= dict.fromkeys(sorted(_encoder.keys), _encoder.key)
 ORDER = {encoder.key: place for place, encoder in enumerate(ENCODERS)}
 CLIP = ("clip_l", "clip_h", "clip_g")
 ALONE = ("clip_l", "clip_h")
@@ -119,7 +121,7 @@ def corrected(widths: Mapping[str, int]) -> dict[str, str]:
 # Bases
 
 HINTS = (
-    (FLUX, r"flux[-_. ]?1|flux(?![-_. ]?2)"),
+    (FLUX, r"(?<![a-z])flux(?![a-z])(?![-_. ]?2)"),
     (SD3, r"stable-diffusion-(v?3)|sd[-_]?3|sd_v3"),
     (SDXL, r"stable-diffusion-xl|sd[-_]?xl|\bxl\b"),
     (SD2, r"stable-diffusion-(v?2)|sd[-_]?(v?2)|v2-1"),

@@ -32,8 +32,8 @@ def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe)
         rows[encoder] = vocabulary.rows_of(earlier, encoder)
         if len(rows[encoder]) != wanted.num_vectors:
             raise RecipeError(
-                f"The initializer {wanted.initializer} has {len(rows[encoder])} vector(s) for {encoder}, "
-                f"but num_vectors is {wanted.num_vectors}; a word is trained with as many in every text encoder."
+                f"The initializer {wanted.initializer} has {earlier.vector_count} vector(s), "
+                f"but num_vectors is {wanted.num_vectors}; make them equal."
             )
         log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)
     return rows

@@ -141,7 +141,7 @@ def test_the_originals_parameter_dict_is_one(tmp_path: Path, dtype: str):
 
 
 def test_pytorch_files_are_written_without_torch(tmp_path: Path):
-    made = tmp_path / "made"
+    folder = tmp_path / "made"
     code = """
         import sys
         sys.modules["torch"] = None
@@ -155,9 +155,9 @@ def test_pytorch_files_are_written_without_torch(tmp_path: Path):
         formats.write_file(concept, folder / "webui.pt", "webui")
         formats.write_file(concept, folder / "original.pt", "original")
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(made)]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    assert sorted(path.name for path in made.iterdir()) == [
+    assert sorted(path.name for path in folder.iterdir()) == [
         "learned_embeds.bin",
         "learned_embeds.safetensors",
         "original.pt",
@@ -166,5 +166,5 @@ def test_pytorch_files_are_written_without_torch(tmp_path: Path):
         "webui.pt",
     ]
     for name in ("learned_embeds.bin", "webui.pt", "original.pt"):
-        [rows] = rows_in(loaded_by_torch((made / name).read_bytes()))
+        [rows] = rows_in(loaded_by_torch((folder / name).read_bytes()))
         assert np.array_equal(rows, np.arange(768, dtype=np.float32).reshape(1, 768)), name

@@ -268,7 +268,7 @@ def corpus(folder: Path, lora: Path) -> list[Path]:
 
 def checked_and_bundled(folder: Path, lora: Path) -> list[Path]:
     """Return PyTorch files that A1111's check is about, and LoRAs whose words not every tool finds."""
-    made, many = list[Path](), torch.randn(8, 768)
+    paths, many = list[Path](), torch.randn(8, 768)
     torch.save({"emb_params": many.to(torch.float8_e4m3fn)}, folder / "fp8.pt")
     several = {"*": many.numpy(), "<dog>": many[:1].numpy()}
     for name, content in (
@@ -278,27 +278,27 @@ def checked_and_bundled(folder: Path, lora: Path) -> list[Path]:
         ("original-sd2-3.pt", formats.to_bytes(word("sd2", 3), "original-sd2-3.pt", "original")),
         ("several.pt", archive.to_bytes({"string_to_param": several, "string_to_token": {"*": 265}})),
     ):
-        made.append(folder / name)
-        made[-1].write_bytes(content)
+        paths.append(folder / name)
+        paths[-1].write_bytes(content)
     sd2 = {**safetensors.torch.load_file(lora), "bundle_emb.cat.clip_l": torch.randn(2, 1024)}
-    made.append(folder / "lora-sd2-of-onetrainer.safetensors")
-    safetensors.torch.save_file(sd2, made[-1])
+    paths.append(folder / "lora-sd2-of-onetrainer.safetensors")
+    safetensors.torch.save_file(sd2, paths[-1])
     for name, words in (
         ("flux", [word("flux")]),
         ("sd2", [word("sd2")]),
         ("thirteen-words", [word("sd1", token=f"<cat-{i}>") for i in range(13)]),
     ):
-        made.append(formats.bundle_into(lora, words, folder / f"lora-{name}.safetensors"))
-    return made
+        paths.append(formats.bundle_into(lora, words, folder / f"lora-{name}.safetensors"))
+    return paths
 
 
 def without_new_records(path: Path) -> bytes:
     """Return a file of torch's without the records that it has begun to write since A1111's check was made."""
     out = io.BytesIO()
-    with zipfile.ZipFile(path) as file, zipfile.ZipFile(out, "w") as kept:
+    with zipfile.ZipFile(path) as file, zipfile.ZipFile(out, "w") as smaller:
         for name in file.namelist():
             if RECORDS.fullmatch(name):
-                kept.writestr(name, file.read(name))
+                smaller.writestr(name, file.read(name))
     return out.getvalue()
 
 
@@ -329,7 +329,8 @@ def loaded_by(tool: str, path: Path) -> tools.Loaded | NotLoaded:
 def _all_rows(path: Path, rows: dict[str, np.ndarray]) -> bool:
     """Whether a tool has taken the whole word of a file."""
     concepts, taken = formats.read_all(path), {block.shape for block in rows.values()}
-    return all(block.shape in taken for concept in concepts for block in concept.rows.values())
+    shapes = [block.shape for concept in concepts for block in concept.rows.values()]
+    return set(shapes) <= taken
 
 
 def test_every_rule_decides_about_some_file(tmp_path: Path, lora: Path):

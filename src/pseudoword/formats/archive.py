@@ -56,24 +56,24 @@ def _entry(name: str, offset: int) -> zipfile.ZipInfo:
     return entry
 
 
-def _pickled(value: Any, dtype: str, storages: list[bytes]) -> bytes:
-    """Return a value's part of the pickle; a tensor's numbers are added to the storages."""
-    if isinstance(value, Parameters):
-        return _parameter_dict(value, dtype, storages)
-    if isinstance(value, Mapping):
-        return _dict((str(key), _pickled(part, dtype, storages)) for key, part in value.items())
-    if isinstance(value, np.ndarray):
-        return _tensor(value, dtype, storages)
-    if value is None:
+def _pickled(part: Any, dtype: str, storages: list[bytes]) -> bytes:
+    """Return what a pickle says of a value; a tensor's numbers are added to the storages."""
+    if isinstance(part, Parameters):
+        return _parameter_dict(part, dtype, storages)
+    if isinstance(part, Mapping):
+        return _dict((str(key), _pickled(inner, dtype, storages)) for key, inner in part.items())
+    if isinstance(part, np.ndarray):
+        return _tensor(part, dtype, storages)
+    if part is None:
         return NONE
-    if isinstance(value, bool):
-        return TRUE if value else FALSE
-    if isinstance(value, int):
-        return _integer(value)
-    if isinstance(value, float):
-        return FLOAT + struct.pack(">d", value)
-    assert isinstance(value, str), f"a {type(value).__name__} has no place in an embedding file"
-    return _text(value)
+    if isinstance(part, bool):
+        return TRUE if part else FALSE
+    if isinstance(part, int):
+        return _integer(part)
+    if isinstance(part, float):
+        return FLOAT + struct.pack(">d", part)
+    assert isinstance(part, str), f"a {type(part).__name__} has no place in an embedding file"
+    return _text(part)
 
 
 def _parameter_dict(parameters: Parameters, dtype: str, storages: list[bytes]) -> bytes:
@@ -128,13 +128,13 @@ def _dict(entries: Iterable[tuple[str, bytes]]) -> bytes:
     return EMPTY_DICT + MARK + b"".join(_text(name) + part for name, part in entries) + SET_ITEMS
 
 
-def _text(value: str) -> bytes:
-    content = value.encode("utf-8", "surrogatepass")  # as Python's own pickles have half characters
+def _text(text: str) -> bytes:
+    content = text.encode("utf-8", "surrogatepass")  # as Python's own pickles have half characters
     return TEXT + struct.pack("<I", len(content)) + content
 
 
-def _integer(value: int) -> bytes:
-    if -(2**31) <= value < 2**31:
-        return INT + struct.pack("<i", value)
-    content = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+def _integer(number: int) -> bytes:
+    if -(2**31) <= number < 2**31:
+        return INT + struct.pack("<i", number)
+    content = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
     return LONG + bytes([len(content)]) + content

@@ -24,10 +24,10 @@ BRACKETS = ("<>", "[]", "{}", "()")
 def owns(contents: Contents) -> bool:
     """Whether a file's content is of this format: one tensor, whatever it is called, or several under tokens."""
     rows = blocks(contents.values)
-    return len(rows) == len(contents.values) and (len(rows) == 1 or _are_words(rows))
+    return len(rows) == len(contents.values) and (len(rows) == 1 or are_words(rows))
 
 
-def _are_words(values: Mapping[str, np.ndarray]) -> bool:
+def are_words(values: Mapping[str, np.ndarray]) -> bool:
     """Whether tensors of several names are words: short, of one width, and one of them in brackets as tokens are."""
     alike = len({rows.shape[1] for rows in values.values()}) == 1
     short = all(0 < len(rows) <= MOST_VECTORS for rows in values.values())

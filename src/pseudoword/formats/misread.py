@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from pseudoword import encoders
-from pseudoword.contents import Contents
+from pseudoword.contents import Contents, blocks
 from pseudoword.encoders import BY_KEY, CALLED
-from pseudoword.formats import bundle
+from pseudoword.formats import bundle, diffusers
 from pseudoword.formats.names import are_keys
 from pseudoword.formats.tensors import BUNDLED
 
@@ -111,13 +111,16 @@ def _is_word_of_comfyui(parts: Mapping[str, np.ndarray]) -> bool:
 # Keys
 
 
-def foreign_encoders(contents: Contents) -> set[str]:
-    """Return the text encoders that a file has keys of, other than those of Stable Diffusion and FLUX.1."""
+def _keyed(contents: Contents) -> dict[str, np.ndarray]:
+    """Return those of a file's arrays that are called as text encoders are."""
     arrays = {name: rows for name, rows in contents.values.items() if isinstance(rows, np.ndarray) and rows.ndim}
     keyed = {name: rows for name, rows in arrays.items() if name in CALLED}
-    if not are_keys(keyed):
-        return set()
-    return {CALLED[name] for name in keyed} - {"clip_l", "clip_h", "clip_g", "t5"}
+    return keyed if are_keys(keyed) else {}
+
+
+def foreign_encoders(contents: Contents) -> set[str]:
+    """Return the text encoders that a file has keys of, other than those of Stable Diffusion and FLUX.1."""
+    return {CALLED[name] for name in _keyed(contents)} - {"clip_l", "clip_h", "clip_g", "t5"}
 
 
 def unread_by(tool: str, contents: Contents) -> bool:
@@ -127,15 +130,18 @@ def unread_by(tool: str, contents: Contents) -> bool:
 
 def called_otherwise(tool: str, contents: Contents) -> bool:
     """Whether a file has rows under another key than the one that a tool looks for, and not under that."""
-    named = [name for name in contents.values if name in CALLED]
-    looked_for = {name: BY_KEY[CALLED[name]].readers.get(tool, name) for name in named}
+    looked_for = {name: BY_KEY[CALLED[name]].readers.get(tool, name) for name in _keyed(contents)}
     return any(key not in contents.values for key in looked_for.values())
 
 
 def has_key_of_another(contents: Contents) -> bool:
     """Whether rows are under the key of a text encoder of CLIP that is not as wide."""
-    arrays = {name: rows for name, rows in contents.values.items() if isinstance(rows, np.ndarray) and rows.ndim}
-    return any(name in CALLED and encoders.contradicts(CALLED[name], rows.shape[-1]) for name, rows in arrays.items())
+    return any(encoders.contradicts(CALLED[name], rows.shape[-1]) for name, rows in _keyed(contents).items())
+
+
+def has_several_words(contents: Contents) -> bool:
+    """Whether a file has a tensor under each of several tokens."""
+    return len(contents.values) > 1 and diffusers.are_words(blocks(contents.values))
 
 
 def has_uneven_counts(contents: Contents) -> bool:

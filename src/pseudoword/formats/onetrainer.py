@@ -19,7 +19,7 @@ def owns(contents: Contents) -> bool:
     """Whether a file's content is of this format: what kohya's files have not."""
     names = set(contents.values)
     inputs = names - OUTPUTS
-    return bool(names) and (("emp_params" in inputs and inputs <= BOTH) or inputs <= set(CALLED))
+    return ("emp_params" in inputs and inputs <= BOTH) or (inputs < names and inputs <= set(CALLED))
 
 
 def read(contents: Contents, stem: str) -> list[Word]:

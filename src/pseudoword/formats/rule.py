@@ -72,7 +72,11 @@ AS_XL = refuses(
 FOREIGN = refuses(lambda f: f.foreign and len(f.values) == 1, "has no base with this text encoder")
 WRONG_KEY = refuses(
     lambda f: misread.has_key_of_another(f.contents),
-    "would find rows under the key of another text encoder; pseudoword convert mends it",
+    "would find rows under the key of another text encoder; pseudoword convert repairs the key",
+)
+SEVERAL = refuses(
+    lambda f: misread.has_several_words(f.contents),
+    "takes one word a file, and this has several; pseudoword convert writes a file of each",
 )
 UNEVEN = refuses(
     lambda f: f.has("clip_l", "clip_g") and misread.has_uneven_counts(f.contents),

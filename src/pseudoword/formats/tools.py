@@ -22,6 +22,7 @@ from pseudoword.formats.rule import (
     NO_PICTURES,
     NO_SAFE_TYPE,
     PART_OF_LORA,
+    SEVERAL,
     UNEVEN,
     WRONG_KEY,
     Rule,
@@ -103,6 +104,7 @@ COMFYUI_RULES = (
         "convert --to comfyui mends it",
     ),
     _loads(lambda f: bool(f.terms), "the first term of string_to_param"),
+    SEVERAL,
     _not(lambda f: misread.unread_by("comfyui", f.contents), "takes no words for this text encoder"),
     WRONG_KEY,
     _not(
@@ -135,6 +137,7 @@ INVOKEAI_RULES = (
     NO_SAFE_TYPE,
     NO_PICTURES,
     BY_ENDING,
+    SEVERAL,
     WRONG_KEY,
     AS_XL,
     FOREIGN,
@@ -165,6 +168,7 @@ KOHYA_RULES = (
     NO_PICTURES,
     BY_ENDING,
     _loads(lambda f: _one(f.terms.values(), 2), "the term of string_to_param"),
+    SEVERAL,
     WRONG_KEY,
     AS_XL,
     FOREIGN,
@@ -181,6 +185,7 @@ KOHYA_RULES = (
 ONETRAINER_RULES = (
     NO_PICTURES,
     _loads(lambda f: f.has("emp_params"), "a word for one text encoder (emp_params)"),
+    SEVERAL,
     _not(lambda f: misread.unread_by("onetrainer", f.contents), "trains no words for this text encoder"),
     WRONG_KEY,
     _not(
@@ -221,6 +226,7 @@ DIFFUSERS_RULES = (
     _loads(lambda f: _one(f.values.values(), 1, 2), "a single tensor, called as the token"),
     _loads(lambda f: "*" in f.terms and f.has("name"), "A1111's kind, called as its name"),
     _not(lambda f: bool(f.terms), "looks for a name, which the original's files have not"),
+    SEVERAL,
     _not(
         lambda f: len(f.values) > 1,
         "takes one text encoder a file; pseudoword.load takes this one, convert --to diffusers splits it",

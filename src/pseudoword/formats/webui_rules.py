@@ -12,6 +12,7 @@ from pseudoword.formats.rule import (
     NAMELESS,
     NO_BASE,
     PART_OF_LORA,
+    SEVERAL,
     UNEVEN,
     WRONG_KEY,
     loads,
@@ -28,7 +29,7 @@ WEBUI_FIRST = (
 IN_LORA_OF_A1111 = (
     refuses(
         lambda f: f.bundled and misread.a1111_drops_lora(f.contents),
-        "drops the whole LoRA for a word in it that is of no base of its own",
+        "leaves out the whole LoRA, as a word in it is for text encoders that it has no base of",
     ),
     refuses(lambda f: f.bundled, "loads words in a LoRA with the LoRA alone: put it into models/Lora"),
 )
@@ -43,6 +44,7 @@ IN_LORA_OF_FORGE = (
 )
 WEBUI_LAST = (
     refuses(lambda f: bool(f.terms), "expects one word, and there are several"),
+    SEVERAL,
     WRONG_KEY,
     AS_XL,
     UNEVEN,
@@ -55,11 +57,12 @@ A1111_RULES = (
     *WEBUI_FIRST,
     refuses(
         lambda f: misread.has_other_records(f.contents),
-        "lets data.pkl, data/N, version and byteorder into a PyTorch file, not more; convert --to a1111 mends it",
+        "refuses a PyTorch file with more in it than data.pkl, data/N, version and byteorder, as newer torch writes; "
+        "convert --to a1111 mends it",
     ),
     refuses(
         lambda f: misread.has_other_classes(f.contents),
-        "lets few types into a PyTorch file, and this has others; convert --to a1111 mends it",
+        "refuses a PyTorch file with types that it does not know; convert --to a1111 mends it",
     ),
     NO_BASE,
     loads(lambda f: len(f.terms) == 1, "its own kind (string_to_param)"),
@@ -68,13 +71,13 @@ A1111_RULES = (
 )
 FORGE_RULES = (
     *WEBUI_FIRST,
+    *IN_LORA_OF_FORGE,
     refuses(lambda f: f.only_width not in (0, 768, 1024, 1280), "has no text encoder of this width that takes words"),
     loads(
         lambda f: len(f.terms) == 1 and f.only_width == 768,
         "A1111's kind (string_to_param), also with FLUX.1 and SD 3.5, as rows of their CLIP-L",
     ),
     loads(lambda f: len(f.terms) == 1, "A1111's kind (string_to_param)"),
-    *IN_LORA_OF_FORGE,
     *WEBUI_LAST[:-2],
     loads(
         lambda f: one(f.values.values(), 1, 2) and f.only_width == 768,
