@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 import tomli_w
 
 from pseudoword import Concept, Recipe, cli, train
-from pseudoword.errors import FormatError, RecipeError
-from pseudoword.recipe_paths import absolute, read_beside
-from pseudoword.trials import plain_recipe
+from pseudoword.errors import FormatError, RecipeError, RunError
+from pseudoword.evaluate.words import Asked, words_of
+from pseudoword.recipe import BaseModel, ConceptRecipe, Output
+from pseudoword.recipe_paths import absolute, read_beside, written
+from pseudoword.run import Checkpoint, refuse_changes
+from pseudoword.trials import Trial, plain_recipe
 from tests.data.test_custom_datasets import Plain, tokenizer_with
 from tests.miniatures import TOKEN, MakeRecipe
 
@@ -77,6 +81,98 @@ def test_a_moved_runs_recipe_is_about_the_place_where_it_is(tmp_path: Path, monk
     file = recipe_file(run).rename(run / "recipe.toml")
     monkeypatch.chdir("/")
     assert Recipe.read(file).output.folder == str(run)
+
+
+def runs_own(project: Path) -> Path:
+    """Write the recipe of a run in a project's folder, with its pictures and base beside the run's folder."""
+    run = project / "run"
+    for folder in (project / "cats", project / "base", run):
+        folder.mkdir(parents=True)
+    concept = {"token": TOKEN, "pictures": str(project / "cats"), "initializer": "cat"}
+    values = {"base": {"model": str(project / "base")}, "concepts": [concept], "output": {"folder": str(run)}}
+    (run / "recipe.toml").write_text(tomli_w.dumps(written(values, run)))
+    (run / "log.jsonl").touch()
+    return run / "recipe.toml"
+
+
+def test_a_run_that_was_moved_together_with_its_pictures_finds_them(tmp_path: Path) -> None:
+    runs_own(tmp_path / "project")
+    (tmp_path / "project").rename(tmp_path / "renamed")
+    recipe = Recipe.read(tmp_path / "renamed" / "run")
+    assert Path(recipe.concepts[0].pictures).samefile(tmp_path / "renamed" / "cats")
+    assert Path(recipe.base.model).samefile(tmp_path / "renamed" / "base")
+    assert recipe.output.folder == str(tmp_path / "renamed" / "run")
+
+
+def test_a_run_that_was_moved_alone_finds_its_pictures_where_they_are(tmp_path: Path) -> None:
+    runs_own(tmp_path / "project")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "cats").mkdir()  # lies as the pictures did, but they are not gone
+    (tmp_path / "project" / "run").rename(tmp_path / "other" / "run")
+    recipe = Recipe.read(tmp_path / "other" / "run" / "recipe.toml")
+    assert recipe.concepts[0].pictures == str(tmp_path / "project" / "cats")
+
+
+@pytest.mark.parametrize("name", ["mine.toml", "recipe.toml"])
+def test_a_copy_of_a_runs_recipe_does_not_fill_the_directory_where_it_is(name: str, tmp_path: Path) -> None:
+    file = runs_own(tmp_path / "project")
+    shutil.copy(file, tmp_path / "project" / name)
+    copy = Recipe.read(tmp_path / "project" / name)
+    assert copy.output.folder == Output().folder
+    assert copy.concepts == Recipe.read(file).concepts
+    by_hand = recipe_file(tmp_path / "here", output={"folder": "."})
+    assert Recipe.read(by_hand).output.folder == str(tmp_path / "here")
+
+
+def test_a_recipe_of_several_words_leaves_each_word_its_place(tmp_path: Path) -> None:
+    file = runs_own(tmp_path)
+    place = tmp_path / "run" / "words" / "cat"
+    place.mkdir(parents=True)
+    values = Recipe.read(file).to_dict()
+    (place / "recipe.toml").write_text(tomli_w.dumps(written(values, place)))
+    assert Recipe.read(place).output.folder == str(place)
+
+
+def test_a_run_of_before_finds_its_relative_paths_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cats").mkdir()
+    run = tmp_path / "runs" / "first"
+    file = recipe_file(run, output={"folder": "runs/first"}).rename(run / "recipe.toml")
+    monkeypatch.chdir("/")
+    recipe = Recipe.read(file)
+    assert recipe.concepts[0].pictures == str(tmp_path / "cats")
+    assert recipe.output.folder == str(run)
+
+
+def test_a_trial_is_the_same_by_another_way_to_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("vae", "other/vae", "run", "cats"):
+        Path(name).mkdir(parents=True)
+    concept = ConceptRecipe(TOKEN, "cats", "cat")
+    plain = plain_recipe()
+    recipe = dataclasses.replace(plain, concepts=(concept,), base=BaseModel("toybox", vae="vae"), output=Output("run"))
+    Path("run", "recipe.toml").write_text(tomli_w.dumps(written(recipe.to_dict(), Path("run"))))
+    Trial("it", recipe).check()
+    changed = dataclasses.replace(recipe, base=BaseModel("toybox", vae="other/vae"))
+    with pytest.raises(RunError, match=r"base\.vae was"):
+        Trial("it", changed).check()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_resumed_runs_vae_may_have_moved_but_not_be_another(gone: bool, tmp_path: Path) -> None:
+    before, after = tmp_path / "before" / "vae", tmp_path / "after" / "vae"
+    after.mkdir(parents=True)
+    if not gone:
+        before.mkdir(parents=True)
+    facts = {"batch": 1, "pictures": [], "arithmetic": {}}
+    checkpoint = Checkpoint(1, {}, {**facts, "recipe": {"base": {"vae": str(before)}}}, tmp_path)
+    now = {**facts, "recipe": {"base": {"vae": str(after)}}}
+    if gone:
+        refuse_changes(checkpoint, now)
+    else:
+        with pytest.raises(RunError, match=r"base\.vae"):
+            refuse_changes(checkpoint, now)
 
 
 @pytest.fixture
@@ -156,8 +252,14 @@ def test_a_run_with_a_dataset_of_ones_own_says_so(make_recipe: MakeRecipe, capsy
     assert repeated.dataset == "tests.data.test_custom_datasets.Plain"
     with pytest.raises(RecipeError, match=r"a run with a dataset of its own, tests\.data\.test_custom_datasets\.Plain"):
         list(train(repeated))
-    assert cli.main(["train", "--recipe", str(file)]) == 1
-    assert "pass one in Python" in capsys.readouterr().err
+    sweep = ["sweep", "--recipe", str(file), "--vary", "learning_rate=0.1,0.2", "--output", str(file.parent / "sweep")]
+    for command in (["train", "--recipe", str(file)], ["check", "--recipe", str(file)], sweep):
+        assert cli.main(command) == 1
+        assert "pass one in Python" in capsys.readouterr().err
+    assert not (file.parent / "sweep" / "runs").exists()
+    assert repeated.of_the_word()["dataset"] == repeated.dataset
+    with pytest.raises(RecipeError, match="does not say what it was learned from"):
+        words_of(str(file.parent), Asked(), None)
     list(train(repeated, dataset=data, resume="latest"))
 
 

@@ -22,6 +22,7 @@ from pseudoword.data.folder import Found
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import PseudowordError
 from pseudoword.families.locate import locate
+from pseudoword.job import with_dataset
 from pseudoword.placeholder import vector_tokens
 from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Validation
 from pseudoword.starting import starting_rows
@@ -74,6 +75,7 @@ def _checked(recipe: Recipe, wanted: ConceptRecipe, opened: Callable[[], Opened]
     told |= {"diffusers": [], "time": None}
     try:
         tracking.check(recipe.output.report_to)
+        with_dataset(recipe, None)
         found = pictures.find(wanted.pictures, recipe.data)
         told["pictures"] = _verdicts(found)
         own = ConceptPictures(wanted, recipe.data, found)

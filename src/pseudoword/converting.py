@@ -82,6 +82,8 @@ def sources(paths: Iterable[str | Path], besides: Path | None = None) -> list[Pa
             found[path] = None
             continue
         files = [file for file in _below(path, besides) if not _holds_no_word(file)]
+        if not files and formats.unfinished(path) is not None:
+            files = [formats.find(path)]
         if not files:
             raise FormatError(f"The folder {str(path)!r} holds no embedding file.")
         found |= dict.fromkeys(files)

@@ -56,6 +56,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
     if not folder.is_dir():
         raise HubError(f"There is no folder {str(folder)!r} to push; name the folder of a finished run.")
     try:
+        if not formats.files_in(folder):
+            raise FormatError(
+                f"The folder {str(folder)!r} holds no {' or '.join(formats.IN_FOLDER)}; name the file itself."
+            )
         concept = Concept.load(folder)
     except FormatError as error:
         raise HubError(

@@ -29,7 +29,7 @@ def inspect(path: str | Path, base: BaseModel | None = None) -> list[dict[str, A
     of_file = {
         "file": str(file),
         "bytes": file.stat().st_size,
-        "format": formats.identify(contents, file),
+        "format": "checkpoint" if formats.is_checkpoint(file.parent) else formats.identify(contents, file),
         "container": contents.container,
         "numbers": sorted(set(contents.dtypes.values())),
     }
@@ -70,7 +70,9 @@ def _tools(file: Path, contents: Contents, encoders: int) -> dict[str, dict[str,
     found, parts = {}, len(formats.parts_of(file))
     for name, tool in TOOLS.items():
         verdict = tool.verdict(contents, file.name)
-        if encoders > 1 and parts > 1 and name != "diffusers":
+        if formats.is_checkpoint(file.parent):
+            verdict = Verdict(False, f"reads no checkpoints of a run; convert --to {name} makes a file of it")
+        elif encoders > 1 and parts > 1 and name != "diffusers":
             verdict = Verdict(False, f"loads one file, and this word has {parts}; convert --to {name} joins them")
         found[name] = {"title": tool.title, "loads": verdict.loads, "says": verdict.says, "source": tool.source}
         if verdict.loads:

@@ -88,7 +88,7 @@ def prepare(
 ) -> Job:
     """Find what an earlier part of the run decided, load the base, and encode what the words are learned from."""
     tracking.check(recipe.output.report_to)
-    recipe = _with_dataset(recipe, dataset)
+    recipe = with_dataset(recipe, dataset)
     checkpoint = engine.on_main(lambda: run.find(resume))
     recipe, seed = _seeded(engine, recipe, checkpoint)
     failed = dict(checkpoint.failed) if checkpoint else {}
@@ -173,7 +173,7 @@ class _Attempts:
         return None
 
 
-def _with_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
+def with_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
     """Return the recipe with the class of a dataset of one's own; RecipeError if it names one that is not there."""
     if dataset is not None:
         kind = type(dataset)

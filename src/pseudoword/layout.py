@@ -6,10 +6,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from pseudoword.recipe import Recipe
+
 WORDS = "words"
 """The folder of the words' own folders, where a run learns several."""
 SAMPLES = "samples"
 """The folder of validation pictures, inside the run's."""
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 GRID = re.compile(r"step-(\d+)\.png")
 STRIP = "strip.png"
 """The picture there that compares steps."""
@@ -38,3 +41,17 @@ def places(run: Path, stems: Sequence[str]) -> list[Path]:
         taken.add(name.lower())
         names.append(name)
     return [run / WORDS / name for name in names]
+
+
+def folder_around(path: Path) -> Path | None:
+    """Return the folder of the run whose folder, checkpoint or word a path is; None if it is of no run."""
+    place = (path if path.is_dir() else path.parent).absolute()
+    if place.name == "exports" or CHECKPOINT.fullmatch(place.name):
+        place = place.parent
+    return place if (place / "recipe.toml").is_file() else None
+
+
+def recipe_around(path: Path) -> Recipe | None:
+    """Return the recipe of the run that a path is of; None if it is of no run."""
+    folder = folder_around(path)
+    return Recipe.read(folder / "recipe.toml") if folder else None

@@ -49,7 +49,7 @@ __all__ = [
     "parse_steps",
 ]
 
-OF_THE_WORD = ("concepts", "base", "method", "data", "training", "schedule")
+OF_THE_WORD = ("concepts", "base", "method", "data", "training", "schedule", "dataset")
 """Sections that the word depends on; of the engine it depends on the precision alone, but for the last bits."""
 
 
@@ -128,7 +128,7 @@ class Recipe:
         """Build a recipe from plain values; `method` is a table with the method's name and its options."""
         from pseudoword.methods import OPTIONS  # a door upwards, as in `Concept.load`: recipes are made by name
 
-        values = dict(values)
+        values = {name: choice for name, choice in values.items() if name != recipe_paths.WRITTEN_IN}
         method = values.pop("method", {})
         if not isinstance(method, Mapping):
             raise RecipeError(f"[method] must be a table of values, not {method!r}.")
@@ -141,16 +141,18 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path, defaults: Mapping[str, Any] | None = None) -> Recipe:
-        """Read a recipe from a TOML file; what it leaves out may have other defaults, as plain values.
+        """Read a recipe from a TOML file or a run's folder; `defaults` are plain values for what it leaves out.
 
         Relative paths in it are relative to the file; see `recipe_paths.read_beside`.
         """
+        path = Path(path).expanduser()
+        path = path / recipe_paths.NAME if path.is_dir() else path
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
         try:
-            return cls.from_dict(_over(defaults or {}, recipe_paths.read_beside(values, Path(path))))
+            return cls.from_dict(_over(defaults or {}, recipe_paths.read_beside(values, path)))
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
 

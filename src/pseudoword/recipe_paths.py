@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,41 +13,91 @@ NEVER_A_PATH = ("toybox",)
 """Models that are inside the package, whatever lies on the disk under their names."""
 
 
+WRITTEN_IN = "written_in"
+"""The folder in which a run wrote its recipe. Paths that are gone are looked for where they lie from there."""
+NAME = "recipe.toml"
+"""What a run calls its recipe."""
+LOG = "log.jsonl"
+
+
 def read_beside(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Return a recipe's plain values with relative paths found from the recipe's file.
+    """Return a recipe's plain values with paths found from the recipe's file.
 
     A relative path is one beside the file. Where nothing is there, but in the current directory, it means that: so
-    recipes that were written for one directory still work there. What is on the disk under neither stays as it is: a
-    word to start from, or an id on the Hub. The run's folder may be new, so it is beside the file unless it is there
-    already; a run's own recipe calls it `.`.
+    recipes that were written for one directory still work there. An absolute path that a run wrote and that is gone has
+    moved along with the run's folder, if it lies as it did from there. What is on the disk under none of these stays as
+    it is: a word to start from, or an id on the Hub. The run's folder may be new, so it is beside the file unless it is
+    there already; a run's own recipe calls it `.`, and a copy of that recipe elsewhere has none.
     """
+    values = dict(values)
+    written_in = values.pop(WRITTEN_IN, None)
+    begun_in = _begun_in(values, file)
 
     def place(text: str) -> str:
-        if Path(text).expanduser().is_absolute() or not _may_be_a_path(text):
+        if not _may_be_a_path(text) or text.startswith("~"):
             return text
-        beside = file.parent / text
-        return str(beside) if _exists(beside) else text
+        if Path(text).is_absolute():
+            moved = None if _exists(Path(text)) else _from_there(text, written_in)
+            return str(file.parent / moved) if moved and _exists(file.parent / moved) else text
+        for folder in (file.parent, begun_in):
+            if folder is not None and _exists(folder / text):
+                return str(folder / text)
+        return text
 
     found = _replaced(values, place)
     folder = _folder(values)
-    if folder is not None and not Path(folder).expanduser().is_absolute():
+    if folder == "." and written_in is not None and not _is_a_runs_own(file):
+        found["output"] = {name: choice for name, choice in values["output"].items() if name != "folder"}
+    elif folder is not None and not Path(folder).expanduser().is_absolute():
         found["output"] = {**values["output"], "folder": _run_folder(folder, file)}
     return found
 
 
-def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's plain values with every path that is on the disk made absolute, and the run's folder as `.`.
+def written(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a recipe's plain values as a run writes them into its folder.
 
-    So the file in a run's folder means the same from any directory, and wherever the run is moved.
+    They mean the same from any directory, and wherever the folder is moved, alone or together with the pictures.
     """
+    return {WRITTEN_IN: str(folder.absolute()), **absolute(values)}
+
+
+def absolute(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's plain values with every path that is on the disk made absolute, and the run's folder as `.`."""
 
     def place(text: str) -> str:
         path = Path(text).expanduser()
-        return str(path.absolute()) if _may_be_a_path(text) and _exists(path) else text
+        if not _may_be_a_path(text) or not _exists(path):
+            return text
+        return str(path.resolve() if ".." in path.parts else path.absolute())
 
     found = _replaced(values, place)
     found["output"] = {**found.get("output", {}), "folder": "."}
     return found
+
+
+def _from_there(text: str, written_in: object) -> str | None:
+    """Return the way to a path from the folder in which its recipe was written."""
+    if not isinstance(written_in, str):
+        return None
+    try:
+        return os.path.relpath(text, written_in)
+    except ValueError:  # on another drive
+        return None
+
+
+def _begun_in(values: Mapping[str, Any], file: Path) -> Path | None:
+    """Return the directory in which a run was begun whose recipe has relative paths, as runs wrote them before."""
+    folder, here = _folder(values), file.parent.absolute()
+    parts = Path(folder).parts if folder and not Path(folder).is_absolute() else ()
+    if file.name != NAME or not parts or ".." in parts or here.parts[-len(parts) :] != parts:
+        return None
+    return Path(*here.parts[: -len(parts)])
+
+
+def _is_a_runs_own(file: Path) -> bool:
+    """Whether a recipe lies in the folder of a run, or of one of a run's words, and is no copy of that."""
+    here = file.parent.absolute()
+    return file.name == NAME and any(_exists(folder / LOG) for folder in (here, here.parent.parent))
 
 
 def _replaced(values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
@@ -101,6 +152,6 @@ def _run_folder(folder: str, file: Path) -> str:
     beside = file.parent / folder
     if _exists(beside):
         return str(beside)
-    if file.parent.absolute().name == Path(folder).name:  # a run's own recipe, as it was written before 0.2
+    if file.parent.absolute().name == Path(folder).name:  # a run's own recipe, as runs wrote them before
         return str(file.parent)
     return folder if _exists(Path(folder)) else str(beside)

@@ -25,7 +25,6 @@ from pseudoword.settings import flat
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 WORD = re.compile(r"learned_embeds-steps-(\d+)\.\w+")
 BEST = "learned_embeds-best"
 WORDS = (*formats.IN_FOLDER, *formats.FURTHER_IN_FOLDER, *formats.TOLD_IN_FOLDER)
@@ -129,7 +128,7 @@ class Run:
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Return the kept checkpoints by step, oldest first."""
-        found = [(_step_of(CHECKPOINT, path), path) for path in self.folder.iterdir() if path.is_dir()]
+        found = [(_step_of(layout.CHECKPOINT, path), path) for path in self.folder.iterdir() if path.is_dir()]
         return sorted((at, path) for at, path in found if at >= 0)
 
     def find(self, resume: str | None) -> Checkpoint | None:
@@ -284,20 +283,11 @@ class Run:
 
 def _write_recipe(recipe: Recipe, folder: Path) -> None:
     """Write a recipe that means the same from every directory, and wherever the folder is moved."""
-    disk.write(folder / "recipe.toml", tomli_w.dumps(recipe_paths.absolute(recipe.to_dict())))
+    disk.write(folder / "recipe.toml", tomli_w.dumps(recipe_paths.written(recipe.to_dict(), folder)))
 
 
 _BEST = "best."
 """What the names of the best rows begin with among a checkpoint's arrays; after it the word's number and encoder."""
-
-
-def recipe_around(path: Path) -> Recipe | None:
-    """Return the recipe of the run whose folder, checkpoint or word a path is; None if it is of no run."""
-    place = path if path.is_dir() else path.parent
-    for folder in (place, place.parent if place.name == "exports" or CHECKPOINT.fullmatch(place.name) else place):
-        if (folder / "recipe.toml").is_file():
-            return Recipe.read(folder / "recipe.toml")
-    return None
 
 
 def words_in(folder: Path) -> list[tuple[int, Path]]:
@@ -345,11 +335,14 @@ PLACES = ("initializer", "tokenizer", "vae")
 
 
 def _same_choice(name: str, was: Any, now: Any) -> bool:
-    """Whether a setting is the same choice. Of a file or folder its name counts: where it lies is about a disk."""
+    """Whether a setting is the same choice. A file or folder may have moved, or be named from elsewhere."""
     if was == now or name.rpartition(".")[2] not in PLACES or not (isinstance(was, str) and isinstance(now, str)):
         return bool(was == now)
-    is_place = any(Path(text).expanduser().is_absolute() for text in (was, now))
-    return is_place and Path(was).name == Path(now).name
+    before, after = Path(was).expanduser(), Path(now).expanduser()
+    if before.name != after.name or not (before.is_absolute() or after.is_absolute()):
+        return False
+    both_there = before.is_absolute() and after.is_absolute() and before.exists() and after.exists()
+    return not both_there or before.samefile(after)
 
 
 def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:

@@ -55,6 +55,6 @@ def starting_state(wanted: ConceptRecipe, rows: Mapping[str, np.ndarray], method
 def _file(wanted: ConceptRecipe) -> Path | None:
     """Return the file or folder that a concept starts from; None if it starts from a word."""
     file = Path(wanted.initializer).expanduser()
-    holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
+    holds_a_word = formats.is_checkpoint(file) or any((file / name).is_file() for name in formats.IN_FOLDER)
     is_folder = file.is_dir() and (holds_a_word or wanted.initializer != file.name)  # 'cat' beside ./cat is the word
     return file if file.suffix.lower() in formats.ENDINGS or is_folder else None

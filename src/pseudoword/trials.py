@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pseudoword import disk, watch
+from pseudoword import disk, recipe_paths, watch
 from pseudoword.data import pictures
 from pseudoword.data.pictures import ConceptPictures
 from pseudoword.errors import Interrupted, PseudowordError, RecipeError, RunError, TrainingStopped
@@ -75,9 +75,12 @@ class Trial:
 
 def _told(recipe: Recipe) -> dict[str, Any]:
     """Return what makes a run this one, by dotted name; what resuming may change stands there by what it comes to."""
-    values = {name: value for name, value in recipe.of_the_word().items() if not is_free(name)}
-    training, model = recipe.training, Path(recipe.base.model).expanduser()
-    values["base.model"] = str(model.resolve()) if model.exists() else recipe.base.model
+    training = recipe.training
+    placed = Recipe.from_dict(recipe_paths.absolute(recipe.to_dict()))
+    values = {name: value for name, value in placed.of_the_word().items() if not is_free(name)}
+    for name, choice in values.items():
+        if isinstance(choice, str) and Path(choice).is_absolute():
+            values[name] = str(Path(choice).resolve())
     values["schedule.steps"] = " ".join(map(str, parse_steps(recipe.schedule.steps)))
     return {**values, "pictures of a step": training.batch_size * training.gradient_accumulation_steps}
 
@@ -121,7 +124,7 @@ def of_suite(recipe: Recipe, subjects: Sequence[Subject], seeds: int, folder: Pa
         for subject in subjects:
             told = "-".join(part for part in (name, subject.name, f"seed-{seed}") if part)
             given = suite.concept(subject, (folder / "pictures" / subject.name).resolve(), recipe.concepts[0])
-            trials.append(_trial(told, dataclasses.replace(recipe, concepts=(given,)), seed, folder))
+            trials.append(_trial(told, dataclasses.replace(recipe, concepts=(given,), dataset=None), seed, folder))
     return trials
 
 

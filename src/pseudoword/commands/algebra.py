@@ -80,8 +80,7 @@ def run(arguments: Sequence[str]) -> int:
         description="Arithmetic on words: each writes a new word and leaves the others as they are.",
         config=(tyro.conf.HelptextFromCommentsOff,),
     )
-    from pseudoword import formats, watch
-    from pseudoword.disk import writing
+    from pseudoword import disk, formats, watch
     from pseudoword.errors import RecipeError
 
     watch.show_messages()
@@ -95,11 +94,11 @@ def run(arguments: Sequence[str]) -> int:
         raise RecipeError(f"{output} is one of the words; write to another.")
     if output.exists() and not options.overwrite:
         raise RecipeError(f"{output} is there already; name another, or add --overwrite.")
-    if output.suffix.lower() in formats.ENDINGS and output.suffix not in formats.SUFFIXES:
+    if disk.means_file(output, formats.ENDINGS) and output.suffix not in formats.SUFFIXES:
         raise RecipeError(f"A new word is a {', '.join(formats.SUFFIXES)} file or a folder, not {output.suffix}.")
     words = [formats.read(file) for file in files]
     made = _carried_out(options, words)
-    with writing(output):
+    with disk.writing(output):
         written = made.save(output)
     print(f"{written}: {made.token}, {made.num_vectors} vector(s)")
     return 0

@@ -85,14 +85,14 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import formats, generate, sheets
 
     asked = _prompts(options)
-    files = [formats.fetched(path) for path in options.embeds]
-    concepts = [_scaled(formats.read(file), scale) for file, scale in zip(files, _strengths(options), strict=True)]
-    for concept in concepts:
-        if not any(concept.token in text for text in (*asked, options.negative_prompt)):
-            log.warning("%s is in none of the prompts.", concept.token)
+    files = [formats.find(formats.fetched(path)) for path in options.embeds]
+    words = [_words_in(file, (*asked, options.negative_prompt)) for file in files]
+    concepts: list[Concept] = []
+    for in_file, scale in zip(words, _strengths(options), strict=True):
+        concepts += [_scaled(concept, scale) for concept in in_file]
     redraw = _redraw(options)
     if options.base.model == FROM_WORDS:
-        options = replace(options, base=_base_of(files, concepts, options.base))
+        options = replace(options, base=_base_of(files, [in_file[0] for in_file in words], options.base))
     family = generate.load(options.base, options.engine)
     prompts, seeds = generate.repeated(asked, options.num_images, options.seed)
     sampling = generate.Sampling(
@@ -142,6 +142,18 @@ def _strengths(options: Options) -> Sequence[float]:
     return options.strength if len(options.strength) == count else (*(options.strength or (1.0,)),) * count
 
 
+def _words_in(file: Path, prompts: Sequence[str]) -> list[Concept]:
+    """Return the words of a file; of several, as in a checkpoint of a run of many, those that the prompts call."""
+    from pseudoword import formats
+
+    concepts = formats.read_all(file)
+    called = [concept for concept in concepts if any(concept.token in text for text in prompts)]
+    if not called:
+        tokens = ", ".join(concept.token for concept in concepts[:10])
+        log.warning("%s is in none of the prompts.", tokens)
+    return called or concepts
+
+
 def _scaled(concept: Concept, scale: float) -> Concept:
     """Return a word whose rows are scaled."""
     return replace(concept, rows={encoder: rows * scale for encoder, rows in concept.rows.items()})
@@ -149,14 +161,19 @@ def _scaled(concept: Concept, scale: float) -> Concept:
 
 def _base_of(files: Sequence[Path], concepts: Sequence[Concept], options: BaseModel) -> BaseModel:
     """Return the base that the words were learned on, as their runs' recipes or else their files say."""
-    from pseudoword.run import recipe_around
+    from pseudoword import toybox
+    from pseudoword.layout import recipe_around
 
     bases: dict[str, BaseModel] = {}
     for file, concept in zip(files, concepts, strict=True):
         recipe = recipe_around(file)
-        base = recipe.base if recipe else BaseModel(concept.base) if concept.base else None
-        if base is not None:
-            bases.setdefault(base.model, base)
+        if recipe and (not concept.base or concept.base in _names_of(recipe.base.model)):
+            bases.setdefault(recipe.base.model, recipe.base)
+        elif concept.base:
+            bases.setdefault(concept.base, BaseModel(concept.base))
+    for model in list(bases):
+        for name in _names_of(model) - {model}:
+            bases.pop(name, None)  # a file alone has no more than the name of a base on the disk
     if not bases:
         raise RecipeError(
             "--model says on which base to draw; no run or file in --embeds says which it was learned on."
@@ -164,8 +181,19 @@ def _base_of(files: Sequence[Path], concepts: Sequence[Concept], options: BaseMo
     if len(bases) > 1:
         raise RecipeError(f"The words were learned on different bases ({', '.join(bases)}); choose one with --model.")
     [base] = bases.values()
+    is_id = "/" in base.model and not Path(base.model).is_absolute()  # on the Hub
+    if not is_id and base.model not in toybox.BASES and not Path(base.model).exists():
+        raise RecipeError(
+            f"The words were learned on {base.model!r}, which is not there; say where it is with --model."
+        )
     changes = {name: choice for name, choice in plain(options).items() if name != "model"}
     return replace(base, **changes)
+
+
+def _names_of(model: str) -> set[str]:
+    """Return how files may call a base: as it was named, or a folder or file by its name alone."""
+    path = Path(model).expanduser()
+    return {model, path.name, path.resolve().name} if path.is_absolute() or path.exists() else {model}
 
 
 def _redraw(options: Options) -> Redraw | None:
@@ -188,7 +216,7 @@ def _told(options: Options, files: Sequence[Path]) -> dict[str, str]:
     """Return what all pictures say of how they were made, besides their prompt and seed."""
     from pseudoword import formats
 
-    parts = [formats.parts_of(formats.find(file)) for file in files]
+    parts = [formats.parts_of(file) for file in files]
     hashes = [hashlib.sha256(b"".join(part.read_bytes() for part in own)).hexdigest()[:16] for own in parts]
     words = [f"{name} (sha256 {told})" for name, told in zip(options.embeds, hashes, strict=True)]
     return {

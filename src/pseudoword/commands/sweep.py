@@ -95,10 +95,13 @@ def _check(options: Options) -> None:
 def _recipe(options: Options) -> Recipe:
     """Return the recipe whose settings are varied."""
     from pseudoword import recipe, trials
+    from pseudoword.job import with_dataset
 
     if options.recipe is None:
         return trials.plain_recipe()
     read = trials.read(options.recipe) if options.suite else recipe.Recipe.read(options.recipe)
+    if not options.suite:
+        with_dataset(read, None)
     if len(read.concepts) > 1:
         raise RecipeError(
             f"{options.recipe} has {len(read.concepts)} concepts, but a sweep trains words one by one; leave one in it."

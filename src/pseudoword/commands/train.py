@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ import tyro
 
 from pseudoword import layout
 from pseudoword.errors import RecipeError
+from pseudoword.formats.checkpoint import STATE, is_checkpoint
 from pseudoword.formats.names import stem_of
 from pseudoword.layout import WORDS
 from pseudoword.methods import OPTIONS
@@ -89,7 +92,9 @@ def run(arguments: Sequence[str]) -> int:
 
     recipe = recipe_of(options)
     last = carry_out(
-        lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume latest", as_json=options.json
+        lambda stop: train(recipe, resume=options.resume, stop=stop),
+        _command("train", "--resume", "latest", "--folder", recipe.output.folder),
+        as_json=options.json,
     )
     failed = last.failed if last else Run(recipe.output.folder, hold=False).failed()  # nothing was left to do
     if watch.is_main_process() and not options.json:
@@ -111,15 +116,20 @@ def _next_commands(recipe: Recipe, failed: Mapping[str, str]) -> str:
     folder = Path(recipe.output.folder)
     tokens = [concept.token for concept in recipe.concepts]
     places = dict(zip(tokens, layout.places(folder, [stem_of(token) for token in tokens]), strict=True))
-    token = next(token for token in tokens if token not in failed)
-    word = str(places[token])
-    commands = (
-        ("generate", "--embeds", word, "--prompt", f"a photo of {token}"),
-        ("evaluate", word),
-        ("convert", word, "--to", "comfyui,a1111"),
-    )
-    lines = [shlex.join(("pseudoword", *command)) for command in commands]
+    concept = next(concept for concept in recipe.concepts if concept.token not in failed)
+    word = str(places[concept.token])
+    manner = "a painting in the style of" if concept.property == "style" else "a photo of"
+    lines = [_command("generate", "--embeds", word, "--prompt", f"{manner} {concept.token}")]
+    lines.append(_command("evaluate", word))
+    if recipe.base.model != "toybox":  # which no other tool draws with
+        lines.append(_command("convert", word, "--to", "comfyui,a1111"))
     return "\n".join(["Try next:", *(f"  {line}" for line in lines)])
+
+
+def _command(*words: str) -> str:
+    """Return a command that can be copied into the shell of this system."""
+    words = ("pseudoword", *words)
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def parse(arguments: Sequence[str]) -> Options[Any]:
@@ -167,12 +177,20 @@ def _recipe_to_resume(arguments: Sequence[str]) -> str | None:
     resume = _value_of("--resume", arguments)
     if not resume:
         return None
-    folder = _value_of("--folder", arguments)
-    places = [Path(folder)] if folder else []
-    if resume != "latest":
-        places.append(Path(resume).parent)
-    files = [place.expanduser() / "recipe.toml" for place in places if place.name]
-    return next((str(file) for file in files if file.is_file()), None)
+    folder = _value_of("--folder", arguments) or Output().folder
+    places = [Path(folder).expanduser()]
+    checkpoint = Path(resume).expanduser()
+    if is_checkpoint(checkpoint / STATE):
+        places.append(checkpoint.absolute().parent)
+    for place in places:
+        if (place / "recipe.toml").is_file():
+            return str(place / "recipe.toml")
+    if not any(_value_of(flag, arguments) for flag in ("--token", "--model")) and not {"-h", "--help"} & {*arguments}:
+        raise RecipeError(
+            f"There is no run to go on with in {folder!r}: it has no recipe.toml. Name the folder of a run with "
+            "--folder, or give all options of a new one."
+        )
+    return None
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

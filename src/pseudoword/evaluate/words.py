@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ from pseudoword.errors import PicturesError, RecipeError
 from pseudoword.progress import mean
 from pseudoword.recipe import BaseModel, Recipe
 from pseudoword.run import Run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,30 +130,32 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     if not place.exists():
         raise RecipeError(f"There is no file or folder {path!r} to evaluate; name a run's folder or an embedding file.")
     place = place.resolve()
-    run = place if (place / "recipe.toml").is_file() else None
+    run = layout.folder_around(place)
+    if steps is not None and place != run:
+        raise RecipeError(f"--steps goes with the folders of runs, but {path!r} is none.")
+    checkpoint = layout.CHECKPOINT.fullmatch(place.name)
+    if run and checkpoint and place != run:  # the same as the run at that step
+        return words_of(str(run), asked, [int(checkpoint[1])])
     recipe = Recipe.read(run / "recipe.toml") if run else None
     if run and recipe and len(recipe.concepts) > 1:
-        places = Run(run, hold=False).places(recipe).values()
-        learned = [str(own) for own in places if any(formats.files_in(own))]
-        if not learned:
-            raise RecipeError(f"The run in {path!r} has not learned a word yet; go on with it: --resume latest.")
-        return [word for own in learned for word in words_of(own, asked, steps)]
+        return _words_of_several(path, run, recipe, asked, steps)
     learned = next(iter(recipe.concepts)) if recipe else None
-    if steps is not None and run is None:
-        raise RecipeError(f"--steps goes with the folders of runs, but {path!r} is none.")
     base = asked.base or (recipe.base if recipe else None)
     if base is None:
         raise RecipeError(f"{path!r} does not say which base it is for; name it with --model.")
-    pictures = asked.pictures or (Path(learned.pictures) if learned else None)
+    pictures = asked.pictures or (Path(learned.pictures) if learned and recipe and recipe.dataset is None else None)
     if pictures is None:
         raise RecipeError(f"{path!r} does not say what it was learned from; name the folder with --pictures.")
     class_word = asked.class_word or (learned.initializer if learned else None)
     if class_word is None:
         raise RecipeError(f"{path!r} does not say what kind of thing it is; say it with --class-word, such as 'cat'.")
+    left = _left(run) if run else {}
+    if steps is None and place == run and left and not formats.files_in(run):
+        steps = [max(left)]
+        log.warning("The run in %s has not finished; its step %d is evaluated.", path, steps[0])
     if run is None or steps is None:
         concept = formats.read(place)
         return [Word(place, concept, base, pictures, class_word, concept.steps, run, recipe)]
-    left = _left(run)
     lacking = [str(step) for step in steps if step not in left]
     if lacking or not left:
         has = ", ".join(map(str, left)) or "none"
@@ -163,6 +168,20 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
         Word(place, formats.read(left[step], token=token), base, pictures, class_word, step, run, recipe)
         for step in sorted(set(steps))
     ]
+
+
+def _words_of_several(path: str, run: Path, recipe: Recipe, asked: Asked, steps: Sequence[int] | None) -> list[Word]:
+    """Return the words of a run of several, without those that it could not learn."""
+    opened = Run(run, hold=False)
+    failed, has_checkpoints = opened.failed(), bool(opened.checkpoints())
+    found: list[Word] = []
+    for token, place in opened.places(recipe).items():
+        is_there = any(formats.files_in(place)) or (has_checkpoints and place.is_dir())
+        if is_there and token not in failed:
+            found += words_of(str(place), asked, steps)
+    if not found:
+        raise RecipeError(f"The run in {path!r} has not learned a word yet; go on with it: --resume latest.")
+    return found
 
 
 def _left(run: Path) -> dict[int, Path]:

@@ -49,6 +49,7 @@ __all__ = [
     "read_all",
     "stem_of",
     "to_bytes",
+    "unfinished",
     "write",
     "write_each",
     "write_file",
@@ -75,6 +76,7 @@ IN_FOLDER = ("learned_embeds.safetensors", "learned_embeds.bin")
 FURTHER_IN_FOLDER = tuple(f"learned_embeds_{i}{ending}" for i in (2, 3) for ending in (".safetensors", ".bin"))
 """What a second text encoder (Stable Diffusion XL's) has beside the first's, called as in the guide; and a third."""
 GUIDES = re.compile(r"learned_embeds(?:_([23]))?(-.+)?\.(safetensors|bin)")
+AT_A_STEP = re.compile(r"learned_embeds-steps-(\d+)\.\w+|checkpoint-(\d+)")
 KNOWN = ("token", "property", "base", "steps", "format", "version", "encoders")
 
 
@@ -88,12 +90,29 @@ def find(path: str | Path) -> Path:
     for name in IN_FOLDER:
         if (path / name).is_file():
             return path / name
+    latest = unfinished(path)
+    if latest is not None:
+        log.warning("There is no finished word in %s itself; %s is taken.", path, latest.name)
+        return find(latest)
     raise FormatError(f"The folder {str(path)!r} holds no {' or '.join(IN_FOLDER)}; name the file itself.")
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a checkpoint of a run."""
     return checkpoint.is_checkpoint(folder / checkpoint.STATE)
+
+
+def unfinished(folder: Path) -> Path | None:
+    """Return what stands for the word of a run that has not written it: the best, or the last word or checkpoint."""
+    best = sorted(folder.glob("learned_embeds-best.*"), reverse=True)
+    if best:
+        return best[0]
+    steps = {}
+    for path in sorted(folder.iterdir()):
+        match = AT_A_STEP.fullmatch(path.name)
+        if match and (path.is_file() or is_checkpoint(path)):
+            steps[int(match[1] or match[2])] = path
+    return steps[max(steps)] if steps else None
 
 
 def files_in(folder: Path) -> list[str]:

@@ -38,7 +38,7 @@ def words(contents: Contents, path: Path) -> list[Word]:
         for place, concept in enumerate(learned):
             rows = method.rows(np, _params(contents.values, place))
             metadata = {
-                "base": Path(facts["recipe"]["base"]["model"]).name,
+                "base": facts["recipe"]["base"]["model"],
                 "steps": str(facts["step"]),
                 "property": concept.get("property", "object"),
             }
