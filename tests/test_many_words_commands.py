@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -80,6 +81,7 @@ def test_a_words_recipe_learns_that_word_again_in_its_own_folder(
 
 def test_an_evaluation_of_several_reads_each_words_own_log(make_many: Callable[..., Recipe], tmp_path: Path) -> None:
     stopped_after(make_many(), 1)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(RecipeError, match="has not learned a word yet; go on with it: --resume latest"):
         words_of(str(tmp_path / "run"), Asked(), None)
     list(train(make_many(loss_steps=2)))

@@ -71,6 +71,9 @@ def test_checkpoints_and_files_of_a_run_are_evaluated_by_what_the_run_knows(
     for file in (run / "learned_embeds.safetensors", *formats.exports_in(run)):
         [word] = words_of(str(file), Asked(), None)
         assert (word.step, word.base, word.seed) == (4, Recipe.read(run).base, 7)
+    foreign = Concept("<foreign>", {"clip_l": np.ones((1, 32))}).save(run / "foreign.safetensors")
+    with pytest.raises(RecipeError, match="does not say which base it is for"):
+        words_of(str(foreign), Asked(), None)
     with pytest.raises(RecipeError, match="--steps goes with the folders of runs"):
         words_of(str(run / "checkpoint-2"), Asked(), [2])
     shutil.copytree(run / "checkpoint-2", tmp_path / "alone" / "checkpoint-2")

@@ -42,6 +42,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
+def files(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The words of these runs as files alone, away from what the runs know."""
+    root = tmp_path_factory.mktemp("files")
+    alone = [root / run.name / "learned_embeds.safetensors" for run in runs]
+    for run, file in zip(runs, alone, strict=True):
+        file.parent.mkdir()
+        shutil.copy(run / file.name, file)
+    return alone
+
+
+@pytest.fixture(scope="module")
 def family() -> Family:
     return generate.load(BaseModel("toybox"))
 
@@ -131,8 +142,13 @@ def test_steps_of_a_run_are_points_of_one_line(runs: list[Path], tmp_path: Path)
     assert [word.step for word in words_of(str(runs[0]), Asked(), (4,))] == [4]
 
 
-def test_a_file_is_measured_with_pretrained_models(models: Path, runs: list[Path], tmp_path: Path):  # noqa: F811
-    words = [runs[0] / "learned_embeds.safetensors", "--model", "toybox", "--class-word", "ring"]
+def test_a_file_is_measured_with_pretrained_models(
+    models: Path,  # noqa: F811
+    runs: list[Path],
+    files: list[Path],
+    tmp_path: Path,
+):
+    words = [files[0], "--model", "toybox", "--class-word", "ring"]
     words += ["--pictures", runs[0] / "pictures", "--prompts", tmp_path / "prompts.txt", "--output", tmp_path / "out"]
     (tmp_path / "prompts.txt").write_text("a {}\n\na {} in the snow\n")
     pretrained = [word for name in ("clip", "dino") for word in (f"--{name}", models / name)]
@@ -163,9 +179,9 @@ def test_a_file_is_measured_with_pretrained_models(models: Path, runs: list[Path
     ],
 )
 def test_what_is_left_open_is_asked_for(
-    options: list[str], told: str, runs: list[Path], capsys: pytest.CaptureFixture[str]
+    options: list[str], told: str, files: list[Path], capsys: pytest.CaptureFixture[str]
 ):
-    assert evaluate(runs[0] / "learned_embeds.safetensors", *options) == 1
+    assert evaluate(files[0], *options) == 1
     assert told in capsys.readouterr().err
 
 
@@ -254,8 +270,7 @@ def test_a_words_format_does_not_matter(runs: list[Path], tmp_path: Path):
     assert word.seed is None
 
 
-def test_words_of_one_file_name_stand_alone_and_apart(runs: list[Path], tmp_path: Path):
-    files = [run / "learned_embeds.safetensors" for run in runs]
+def test_words_of_one_file_name_stand_alone_and_apart(runs: list[Path], files: list[Path], tmp_path: Path):
     asked = ["--model", "toybox", "--pictures", runs[0] / "pictures", "--class-word", "ring", *FEW]
     assert evaluate(*files, files[0], *asked, "--output", tmp_path / "out") == 0
     told = json.loads((tmp_path / "out" / "report.json").read_text())

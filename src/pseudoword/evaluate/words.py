@@ -137,6 +137,8 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     if run and checkpoint and place != run:  # the same as the run at that step
         return words_of(str(run), asked, [int(checkpoint[1])])
     recipe = Recipe.read(run / "recipe.toml") if run else None
+    if recipe and place.is_file() and not any(own.token == formats.read(place).token for own in recipe.concepts):
+        run = recipe = None  # another word's file, which lies there
     if run and recipe and len(recipe.concepts) > 1:
         return _words_of_several(path, run, recipe, asked, steps)
     learned = next(iter(recipe.concepts)) if recipe else None
@@ -150,7 +152,7 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     if class_word is None:
         raise RecipeError(f"{path!r} does not say what kind of thing it is; say it with --class-word, such as 'cat'.")
     left = _left(run) if run else {}
-    if steps is None and place == run and left and not formats.files_in(run):
+    if run and steps is None and place == run and left and not formats.files_in(run):
         steps = [max(left)]
         log.warning("The run in %s has not finished; its step %d is evaluated.", path, steps[0])
     if run is None or steps is None:
