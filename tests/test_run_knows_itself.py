@@ -95,6 +95,9 @@ def test_a_run_of_several_words_that_was_stopped(
     assert "none of the prompts" not in capsys.readouterr().err
     assert draw(run / "checkpoint-2", prompt="a wolf", output=tmp_path / "x.png") == 0
     assert "<cat>, <dog>, <style> is in none of the prompts" in capsys.readouterr().err
+    assert cli.main(["train", "--resume", "latest", "--folder", str(run / "words" / "dog")]) == 1
+    said = capsys.readouterr().err
+    assert f"is the folder of one word of a run of several; go on with all of them: --folder {run}." in said
 
 
 def test_a_checkpoint_is_inspected_and_a_word_starts_from_it(

@@ -183,6 +183,13 @@ def _recipe_to_resume(arguments: Sequence[str]) -> str | None:
     if is_checkpoint(checkpoint / STATE):
         places.append(checkpoint.absolute().parent)
     for place in places:
+        home = place.absolute().parent.parent
+        is_of_several = place.absolute().parent.name == WORDS and (home / "recipe.toml").is_file()
+        if is_of_several and not any(place.glob("checkpoint-*")):
+            raise RecipeError(
+                f"{str(place)!r} is the folder of one word of a run of several; go on with all of them: "
+                f"--folder {shlex.quote(str(home))}."
+            )
         if (place / "recipe.toml").is_file():
             return str(place / "recipe.toml")
     if not any(_value_of(flag, arguments) for flag in ("--token", "--model")) and not {"-h", "--help"} & {*arguments}:
