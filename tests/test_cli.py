@@ -244,3 +244,9 @@ def test_the_module_runs_as_a_program() -> None:
         [sys.executable, "-m", "pseudoword.cli", "--version"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "pseudoword 0.1.0\n")
+
+
+def test_the_package_shows_its_public_names() -> None:
+    code = "import pseudoword, sys; print(dir(pseudoword) == sorted(pseudoword.__all__), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"

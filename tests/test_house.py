@@ -23,6 +23,7 @@ LAYERS = [
     {"training", "inspection", "converting", "interruption"},
     {"job"},
     {"watch"},
+    {"bar"},
     {"evaluate", "hub"},
     {"card", "generate", "loading", "hub_client", "run", "starting", "tracking"},
     {"toybox"},

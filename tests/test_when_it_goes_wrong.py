@@ -54,7 +54,10 @@ NOT_ON_THE_PAGE = {
     ("src/pseudoword/hub_client.py", HIDDEN): "the sentence that is read beside it, without the token",
     ("src/pseudoword/recipe.py", "f'{path}: {error}'"): "a RecipeError's own sentence, with the file's name",
     ("src/pseudoword/run.py", "… is …"): "in brackets in 'The checkpoint … cannot be read (…)'",
-    ("src/pseudoword/watch.py", "_sentence(last, losses, pace)"): "the line of a step at which nothing went wrong",
+    (
+        "src/pseudoword/watch.py",
+        "_sentence(last, losses, pace, left)",
+    ): "the line of a step that went well",
     ("examples/textual_inversion/textual_inversion.py", "ended"): "a caught error's own sentence, or the happy end",
 }
 """Messages that are not to be listed, by file and sentence, or expression where it cannot be read, with the reason."""

@@ -50,6 +50,8 @@ def run(arguments: Sequence[str]) -> int:
 def _print(told: dict[str, Any], *, last: bool) -> None:
     from rich.console import Console
 
+    from pseudoword.progress import clock
+
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
     console.print(f"{told['token']}:")
     for table in (_pictures(told["pictures"]), _captions(told["captions"])):
@@ -63,8 +65,8 @@ def _print(told: dict[str, Any], *, last: bool) -> None:
         step = f"a step {_size(memory['kept_for_gradient'])}"
         console.print(f"Memory: about {_size(memory['total'])} ({parts} + {step}); {memory['basis']}.")
     if time := told.get("time"):
-        whole = time["seconds"] / 60
-        console.print(f"Time: {time['seconds_per_step']:.2f} s a step, {whole:.1f} minutes for {time['steps']} steps.")
+        whole = clock(time["seconds"])
+        console.print(f"Time: {time['seconds_per_step']:.2f} s a step, {whole} for {time['steps']} steps.")
     elif told["starts"] and last:
         console.print("Time: not measured; --time loads the model and times a few steps.")
     if told["starts"]:

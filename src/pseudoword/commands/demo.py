@@ -59,10 +59,11 @@ def run(arguments: Sequence[str]) -> int:
     watch.show_messages()
     folder = options.output.expanduser()
     from pseudoword import demo
+    from pseudoword.progress import clock
 
     began = time.perf_counter()
     watch.follow(demo.learn(options.concept, folder, steps=options.steps, seed=options.seed))
-    print(f"Learned {demo.TOKEN} in {time.perf_counter() - began:.0f} s.")
+    print(f"Learned {demo.TOKEN} in {clock(time.perf_counter() - began)}.")
     before, after = demo.losses(options.concept, folder)
     print(f"The fixed-draw loss went from {before:.4f} to {after:.4f}.")
     picture = demo.contact_sheet(options.concept, folder)
