@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pseudoword
 from pseudoword import Concept, Progress, cli, demo, watch
 from pseudoword.commands import demo as demo_command
 from pseudoword.commands import train as train_command
@@ -52,7 +55,13 @@ def test_train_learns_a_word_and_says_where_it_is(
 ) -> None:
     assert cli.main(words_of(base, pictures, tmp_path / "run")) == 0
     said = capsys.readouterr()
-    assert said.out == f"The word {TOKEN} is in {tmp_path / 'run'}.\n"
+    first, heading, *following = said.out.splitlines()
+    assert first == f"The word {TOKEN} is in {tmp_path / 'run'}."
+    assert heading == "Try next:"
+    assert [shlex.split(line)[:2] for line in following] == [
+        ["pseudoword", c] for c in ("generate", "evaluate", "convert")
+    ]
+    assert shlex.split(following[0])[2:] == ["--embeds", str(tmp_path / "run"), "--prompt", f"a photo of {TOKEN}"]
     assert "starts from 'toy'" in said.err or "start from 'toy'" in said.err
     assert "step 3/3" in said.err
     assert Concept.load(tmp_path / "run").steps == 3
@@ -205,6 +214,42 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "kept checkpoint-9" in shown
 
 
+def test_the_best_word_is_not_told_at_every_look_and_times_are_clock_times(capsys: pytest.CaptureFixture[str]) -> None:
+    slow = (
+        dataclasses.replace(p, seconds=400.0, saved=(Path("run/learned_embeds-best.safetensors"),)) for p in steps(20)
+    )
+    watch.follow(slow)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "best" in line] == lines[-1:], "the last step alone, if it is the best"
+    assert "  2:06:40 left" in lines[0], "400 s for each of 19 steps"
+
+
+def test_messages_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def warning() -> Iterator[Progress]:
+        for p in steps(5):
+            logging.getLogger("pseudoword").warning("a line at step %d", p.step)
+            yield p
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    watch.show_messages()
+    watch.follow(warning())
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    for step in range(2, 6):
+        [line] = [line for line in re.split(r"[\r\n]+", shown) if f"a line at step {step}" in line]
+        assert line.strip() == f"a line at step {step}", "and nothing of the bar on it"
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert set(dir(pseudoword)) == set(pseudoword.__all__)
+    assert all(hasattr(pseudoword, name) for name in dir(pseudoword))
+
+
 def test_quiet_says_nothing_and_an_empty_run_has_no_last_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert watch.follow(steps(3), quiet=True) is not None
     assert watch.follow(iter(()), quiet=False) is None
@@ -244,9 +289,3 @@ def test_the_module_runs_as_a_program() -> None:
         [sys.executable, "-m", "pseudoword.cli", "--version"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "pseudoword 0.1.0\n")
-
-
-def test_the_package_shows_its_public_names() -> None:
-    code = "import pseudoword, sys; print(dir(pseudoword) == sorted(pseudoword.__all__), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True False\n"

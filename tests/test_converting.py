@@ -205,7 +205,8 @@ def test_the_command_says_what_became_of_each(library: Path, tmp_path: Path, cap
     code, out, err = run(capsys, library, "--to", "comfyui, original", "--output", tmp_path / "out")
     assert code == 1
     assert f"{tmp_path}/out/comfyui/run.safetensors: in prompts embedding:run\n" in out
-    assert "original/run.pt: in prompts *; it does not hold token (<run>), steps (10)\n" in out
+    setting = "set num_vectors_per_token in configs/stable-diffusion/v1-inference.yaml to 2"
+    assert f"original/run.pt: in prompts *; it does not hold token (<run>), steps (10); {setting}\n" in out
     assert (
         "error: the original can have no file of '<xl>', which is for clip_l, clip_g: it holds rows of one text" in err
     )

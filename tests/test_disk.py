@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pseudoword import disk
+from pseudoword import Concept, cli, disk
+from pseudoword.errors import RecipeError
 
 
 class PowerCutError(Exception):
@@ -111,3 +115,100 @@ def test_what_an_earlier_death_left_under_the_temporary_names_is_in_nobodys_way(
         fill(tmp_path / name, "left")
     disk.write_folder(tmp_path / "kept", lambda folder: fill(folder, "c"))
     assert listing(tmp_path) == ["kept", "kept/c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("sw5-high0.3", False),
+        ("model.v1-5", False),
+        ("x.html", False),
+        ("x.png", True),
+        ("X.PNG", True),
+        ("there.png", False),
+        ("file", True),
+    ],
+)
+def test_the_disk_says_what_an_output_is_and_only_then_a_known_ending(name: str, answer: bool, tmp_path: Path) -> None:
+    (tmp_path / "there.png").mkdir()
+    (tmp_path / "file").touch()
+    assert disk.means_file(tmp_path / name, (".png",)) is answer
+
+
+@pytest.mark.parametrize("name", ["sw5-high0.3", "x.html", "there.png"])
+def test_any_name_can_become_a_folder_but_that_of_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "there.png").mkdir()
+    disk.check_folder(tmp_path / name)
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=r"must be a folder, but '.*file' is a file"):
+        disk.check_folder(tmp_path / "file")
+
+
+def test_commands_make_folders_with_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["toybox", "render", "--count", "2", "--output", "world-0.3"]) == 0
+    assert sorted(path.name for path in Path("world-0.3").iterdir()) == ["0.png", "1.png"]
+    Concept("<toy>", {"clip_l": np.ones((1, 768))}).save("toy.safetensors")
+    assert cli.main(["convert", "toy.safetensors", "--to", "comfyui", "--output", "made-0.3"]) == 0
+    assert Path("made-0.3/comfyui/toy.safetensors").is_file()
+
+
+WAYS = ("replace", "unlink", "open", "rmtree")
+
+
+def held(times: int, monkeypatch: pytest.MonkeyPatch, winerror: int | None, ways: Collection[str] = WAYS) -> list[str]:
+    """Let these ways to change files fail so many times each, as Windows does while another program holds a file."""
+    tries: list[str] = []
+
+    def failing(name: str, kind: object, real: Callable[..., object]) -> None:
+        def action(*args: object, **options: object) -> object:
+            if name == "open" and args[1:2] == ("rb",):
+                return real(*args, **options)
+            tries.append(name)
+            if tries.count(name) <= times:
+                error = PermissionError(13, "Access is denied")
+                error.winerror = winerror  # pyright: ignore[reportAttributeAccessIssue]
+                raise error
+            return real(*args, **options)
+
+        monkeypatch.setattr(kind, name, action)
+
+    for way in ways:
+        owner = shutil if way == "rmtree" else Path
+        failing(way, owner, getattr(owner, way))
+    monkeypatch.setattr(disk.time, "sleep", lambda seconds: None)
+    return tries
+
+
+@pytest.mark.parametrize("winerror", disk.BUSY)
+def test_a_file_that_another_program_holds_is_tried_again(
+    winerror: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old").mkdir()
+    tries = held(2, monkeypatch, winerror)
+    disk.write(tmp_path / "file", "text")
+    disk.rename(tmp_path / "file", tmp_path / "other")
+    disk.remove(tmp_path / "old")
+    assert listing(tmp_path) == ["other"]
+    assert (tmp_path / "other").read_bytes() == b"text"
+    assert all(tries.count(way) > 2 for way in WAYS)
+
+
+def test_a_file_that_stays_held_is_told_in_a_sentence_and_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write(tmp_path / "file", "old")
+    with monkeypatch.context() as patch:
+        tries = held(10**6, patch, 32, ["replace"])
+        with pytest.raises(PermissionError, match="another program holds it, such as a virus scanner"):
+            disk.write(tmp_path / "file", "new")
+    assert len(tries) == len(disk.DELAYS) + 1
+    assert listing(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_file_that_may_not_be_written_at_all_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = held(10**6, monkeypatch, None)
+    with pytest.raises(PermissionError, match="Access is denied"):
+        disk.rename(tmp_path / "a", tmp_path / "b")
+    assert tries == ["replace"]

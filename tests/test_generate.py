@@ -246,3 +246,12 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     given = [str(pictures / "0.png") if word == "IMAGE" else word for word in options]
     assert command("--model", str(base), "--prompt", "a toy", *given) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")
+
+
+def test_a_folder_may_have_a_dot(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.png").mkdir()
+    for folder in ("beach-0.3", "there.png"):
+        words = ["--prompt", "a toy", "--num-inference-steps", "1", "--output", folder]
+        assert cli.main(["generate", "--model", str(base), *words]) == 0
+        assert [path.name for path in Path(folder).iterdir()] == ["0.png"]

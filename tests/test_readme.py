@@ -15,6 +15,7 @@ from tests.hub_server import Hub
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COSTS = (ROOT / "docs" / "speed-and-memory.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -67,33 +68,48 @@ def test_the_python_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert Concept.load(tmp_path / "toy.safetensors").token == "<toy>"
 
 
-def test_files_that_the_readme_names_exist() -> None:
-    named = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert named
-    assert all((ROOT / name).exists() for name in named), named
+@pytest.mark.parametrize("page", ["README.md", "docs/teach-a-word.md", "docs/speed-and-memory.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text(encoding="utf-8"))
+    assert links
+    assert all((path.parent / link).exists() for link in links), links
 
 
-def test_the_readme_and_the_results_give_the_same_numbers() -> None:
+def test_the_readme_tells_how_to_get_and_install_it() -> None:
+    commands = "\n".join(blocks("bash"))
+    assert "git clone " in commands
+    assert "pip wheel --no-deps --wheel-dir dist ." in commands
+    assert "dist/pseudoword-*.whl" in commands
+
+
+def test_what_it_is_stands_in_the_first_ten_lines() -> None:
+    opening = " ".join(README.splitlines()[:10])
+    for fact in ("Textual Inversion", "kilobytes", "frozen", "Stable Diffusion 1.x, 2.x and XL"):
+        assert fact in opening, fact
+
+
+def test_the_page_and_the_results_give_the_same_numbers() -> None:
 
     told = json.loads((ROOT / "benchmarks" / "results" / "whole_table.json").read_text())
-    assert f"`{told['command']}`" in README
-    assert f"| {told['seconds_per_step']['rows']:.2f} s | {told['seconds_per_step']['table']:.2f} s |" in README
-    assert f"| {told['peak_mib']['rows']:,} MiB | {told['peak_mib']['table']:,} MiB |" in README
+    assert f"`{told['command']}`" in COSTS
+    assert f"| {told['seconds_per_step']['rows']:.2f} s | {told['seconds_per_step']['table']:.2f} s |" in COSTS
+    assert f"| {told['peak_mib']['rows']:,} MiB | {told['peak_mib']['table']:,} MiB |" in COSTS
     small, large = told["checkpoint_bytes"]["rows"], told["checkpoint_bytes"]["table"]
-    assert f"| {small / 1e3:.1f} KB | {large / 1e6:.0f} MB |" in README
+    assert f"| {small / 1e3:.1f} KB | {large / 1e6:.0f} MB |" in COSTS
     assert small < 100_000
     own, other = told["update_seconds"]["rows"], told["update_seconds"]["table"]
-    assert f"| {own * 1e3:.1f} ms | {other * 1e3:.0f} ms |" in README
+    assert f"| {own * 1e3:.1f} ms | {other * 1e3:.0f} ms |" in COSTS
 
 
-def test_the_readme_tells_what_checkpointing_and_lending_measured() -> None:
+def test_the_page_tells_what_checkpointing_and_lending_measured() -> None:
     memory, lending = (
         json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text()) for name in ("xl_memory", "lending")
     )
     for arm in ("kept", "checkpointed"):
-        assert f"{memory[arm]['activations_mib']:,} MiB" in README
-    assert f"`{memory['command'].replace('=', ' ')}`" in README
+        assert f"{memory[arm]['activations_mib']:,} MiB" in COSTS
+    assert f"`{memory['command'].replace('=', ' ')}`" in COSTS
     for name in ("sd15", "sdxl"):
         ratio = lending[name]["ratio"]
-        assert f"{ratio['median']} ({ratio['quartiles'][0]} to {ratio['quartiles'][1]})" in README
+        assert f"{ratio['median']} ({ratio['quartiles'][0]} to {ratio['quartiles'][1]})" in COSTS
         assert lending[name]["load_and_unload_seconds"] < 0.01

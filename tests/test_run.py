@@ -190,7 +190,7 @@ def test_rotation_keeps_the_newest(run: Run, make_recipe: MakeRecipe):
 def test_the_recipe_is_written_and_the_log_begins_empty(run: Run, make_recipe: MakeRecipe):
     recipe = make_recipe()
     run.begin(recipe, None)
-    assert tomllib.loads((run.folder / "recipe.toml").read_text()) == recipe.to_dict()
+    assert Recipe.read(run.folder / "recipe.toml") == recipe
     assert (run.folder / "log.jsonl").read_text() == ""
     assert names(run.folder) == ["log.jsonl", "recipe.toml"]
 

@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import DistributedType
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 
-from pseudoword import Concept, Progress, Recipe, families, methods, train
+from pseudoword import Concept, Progress, Recipe, disk, families, methods, train
 from pseudoword.contracts import NonFiniteLoss
 from pseudoword.engines import torch_engine
 from pseudoword.engines.torch_engine import TorchEngine
@@ -63,7 +63,7 @@ def test_a_run_yields_its_steps_and_leaves_the_guides_files(make_recipe: MakeRec
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in log] == [dict(p.loss) for p in steps]
     found = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family="sd"))
-    assert tomllib.loads((folder / "recipe.toml").read_text()) == found.to_dict()
+    assert Recipe.read(folder / "recipe.toml") == found
     card = (folder / "README.md").read_text()
     assert TOKEN in card
     assert "load_textual_inversion" in card
@@ -190,7 +190,7 @@ def test_a_word_goes_on_from_an_earlier_file(make_recipe: MakeRecipe, tmp_path: 
     more = make_recipe(num_vectors=2, initializer=str(earlier), learning_rate=0.0, folder=str(tmp_path / "more"))
     list(train(more))
     assert rows_of(tmp_path / "more").tobytes() == rows_of(tmp_path / "run").tobytes()
-    with pytest.raises(RecipeError, match=r"has 2 vector\(s\), but num_vectors is 3"):
+    with pytest.raises(RecipeError, match=r"has 2 vector\(s\) for clip_l, but num_vectors is 3"):
         list(train(make_recipe(num_vectors=3, initializer=str(earlier), folder=str(tmp_path / "other"))))
 
 
@@ -369,3 +369,24 @@ def test_recipe_and_family_tables_say_what_there_is(make_recipe: MakeRecipe) -> 
     with pytest.raises(RecipeError, match="There is no family 'sd9'; the families are sd, sdxl"):
         next(train(other))
     assert families.part("sd", "torch").FAMILY is StableDiffusion
+
+
+def test_a_folder_that_another_program_holds_ends_the_run_in_a_sentence_and_loses_nothing(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(steps="4", checkpointing_steps=1)
+    replace = Path.replace
+
+    def held(path: Path, to: Path) -> Path:
+        if Path(to).name == "checkpoint-3":
+            error = PermissionError(13, "Access is denied")
+            error.winerror = 5  # pyright: ignore[reportAttributeAccessIssue]
+            raise error
+        return replace(path, to)
+
+    monkeypatch.setattr(disk.time, "sleep", lambda seconds: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", held)
+        with pytest.raises(RunError, match=r"another program holds it.*checkpoint-2 is whole and can be resumed from"):
+            list(train(recipe))
+    assert [progress.step for progress in train(recipe, resume="latest")] == [3, 4]

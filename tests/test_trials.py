@@ -224,9 +224,10 @@ sys.exit(cli.main(sys.argv[1:]))
         (["sweep", "--suite", "toybox", "--vary", "learning_rate"], "--vary needs a setting and its values, such as"),
         (
             ["sweep", "--suite", "toybox", "--vary", "lr=1"],
-            "There is no one setting 'lr' to vary; those of a recipe",
+            "There is no setting 'lr' to vary; those of a recipe",
         ),
-        (["sweep", "--suite", "toybox", "--vary", "seed=1"], "There is no one setting 'seed' to vary"),
+        (["sweep", "--suite", "toybox", "--vary", "learnin_rate=1"], "Did you mean 'learning_rate'?"),
+        (["sweep", "--suite", "toybox", "--vary", "seed=1"], "There is no setting 'seed' to vary"),
         (["sweep", "--suite", "toybox", "--vary", "steps=1,x"], "steps must be a positive number of steps or epochs"),
         (["sweep", "--suite", "toybox", "--vary", "steps=[1"], "The values of steps are none that TOML knows: '[1'."),
         (["sweep", "--suite", "toybox", "--vary", "steps=1,1"], "'steps=1' and 'steps=1' are the same setting, given"),
@@ -237,7 +238,7 @@ sys.exit(cli.main(sys.argv[1:]))
         (["evaluate", "--suite", "toybox", "--prompts", "no.txt"], "no.txt"),
         (["evaluate", "--suite", "toybox", "--steps", "900"], "--steps are 1 to 500, as long as a run is, not 900."),
         (["sweep", "--suite", "toybox", "--vary", "method.momentum=1"], "Unknown setting 'momentum' in [method]"),
-        (["sweep", "--suite", "toybox", "--vary", "steps=1", "--output", "x.html"], "--output must be a folder, not"),
+        (["sweep", "--suite", "toybox", "--vary", "steps=1", "--output", __file__], "--output must be a folder, but"),
         (
             ["sweep", "--suite", "toybox", "--vary", "steps=1", "--vary", "schedule.steps=2"],
             "A setting is varied twice; give all of its values in one --vary.",

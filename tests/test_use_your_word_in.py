@@ -15,16 +15,21 @@ from tests.formats.test_readers import corpus, word
 PAGE = (Path(__file__).parents[1] / "docs" / "use-your-word-in.md").read_text(encoding="utf-8")
 FILES = {
     "one tensor under the token, as diffusers writes it": "diffusers.safetensors",
-    "the same, one flat vector, as in the concepts library": "flat.bin",
+    "the same, one flat vector, as in the concepts library": "flat.safetensors",
     "`emb_params`": "emb_params.safetensors",
     "`emp_params`": "emp_params.safetensors",
     "`string_to_param`, A1111's `.pt`": "a1111.pt",
     "`string_to_param`, the original's `.pt`": "original.pt",
     "`clip_l`, `clip_g`": "xl.safetensors",
     "`text_encoders_0`, `_1` (pivotal tuning)": "pivotal.safetensors",
+    "`clip_l`, `clip_g`, of which one has more vectors": "uneven.safetensors",
+    "several tensors under their tokens": "two-words.safetensors",
     "`clip_l`, `t5`": "flux.safetensors",
     "`clip_l`, `t5xxl`": "flux-comfyui.safetensors",
     "`clip_l`, `clip_g`, `t5xxl`": "sd3-comfyui.safetensors",
+    "`clip_l`, `llama` (HunyuanVideo)": "llama.safetensors",
+    "`gemma` (Sana)": "sana.safetensors",
+    "a `.bin` or `.pt` of torch 2.9 or newer, A1111's kind": "a1111-of-newer-torch.pt",
     "a picture": "picture.png",
     "a LoRA with a word": "lora.safetensors",
 }
@@ -39,7 +44,7 @@ def table(files: dict[str, Path]) -> list[str]:
         contents = formats.open_file(files[name])
         cells = ["yes" if TOOLS[tool].verdict(contents, name).loads else "no" for tool in COLUMNS]
         if name == "lora.safetensors":
-            cells[1] = "with the LoRA"
+            cells[1] = "A1111, with the LoRA"
         lines.append(f"| {called} | {' | '.join(cells)} |")
     return lines
 

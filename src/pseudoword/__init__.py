@@ -35,5 +35,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, so that completion offers them before they are imported."""
+    """Return the public names, whether they were imported already or not."""
     return sorted(__all__)

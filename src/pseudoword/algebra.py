@@ -74,6 +74,11 @@ def prune(concept: Concept, keep: Sequence[int] = (), vectors: int = 0, token: s
     """
     if bool(keep) == bool(vectors):
         raise TokenError("Say either which vectors to keep, or how many.")
+    if len(set(concept.vectors.values())) > 1:
+        raise TokenError(
+            f"{concept.token!r} has {concept.vector_count} vectors and cannot be pruned; that takes equally many in "
+            "each text encoder."
+        )
     if keep and (len(set(keep)) < len(keep) or not all(0 <= i < concept.num_vectors for i in keep)):
         wanted = ", ".join(map(str, keep))
         raise TokenError(f"{concept.token!r} has vectors 0 to {concept.num_vectors - 1}, each once, not {wanted}.")
@@ -153,9 +158,9 @@ def _refuse_other_kinds(concepts: Sequence[Concept], done: str, *, vectors: bool
                 f"Words of different bases cannot be {done}: {concepts[0].token!r} has {kinds[0]}, "
                 f"but {own.token!r} has {kind}."
             )
-        if vectors and own.num_vectors != concepts[0].num_vectors:
+        if vectors and own.vectors != concepts[0].vectors:
             raise TokenError(
-                f"Words of {concepts[0].num_vectors} and of {own.num_vectors} vectors cannot be {done} vector by "
+                f"Words of {concepts[0].vector_count} and of {own.vector_count} vectors cannot be {done} vector by "
                 "vector; prune the longer one, or concatenate them."
             )
 

@@ -12,29 +12,20 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from pseudoword import encoders
 from pseudoword.errors import TokenError
 from pseudoword.placeholder import check_token, vector_tokens
 
 Property = Literal["object", "style"]
 Rows = Mapping[str, Float[np.ndarray, "vectors width"]]
 
-# Text encoders by the names that embedding files use, told apart by their width.
-ENCODER_OF_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5"}
-
-
-_ORDER = {encoder: i for i, encoder in enumerate(ENCODER_OF_WIDTH.values())}
-
-
-def encoder_of_width(width: int) -> str:
-    """Return the file key of the encoder with this embedding width; a width of no known encoder is a small CLIP's."""
-    return ENCODER_OF_WIDTH.get(width, "clip_l")
-
 
 @dataclass(frozen=True, eq=False)
 class Concept:
     """A placeholder token and its rows, one fp32 block `[vectors, width]` per text encoder (Gal et al., sec. 3).
 
-    The blocks are in the order of the encoders in a pipeline, whatever order they are given in.
+    The blocks are in the order of the table of encoders, whatever order they are given in. They may have different
+    numbers of vectors (OneTrainer's files do): in a prompt, the word stands for as many as each encoder has.
     """
 
     token: str
@@ -54,8 +45,10 @@ class Concept:
         if not self.rows:
             raise TokenError(f"The concept {self.token!r} has no rows; expected one block per text encoder.")
         blocks = {}
-        for encoder, block in sorted(self.rows.items(), key=lambda own: _ORDER.get(own[0], len(_ORDER))):
-            block = np.array(block, dtype=np.float32, order="C")  # a copy: the caller's array stays the caller's
+        order = sorted(self.rows, key=lambda encoder: encoders.ORDER.get(encoder, len(encoders.ORDER)))
+        for encoder in order:
+            # a copy: the caller's array stays the caller's
+            block = np.array(self.rows[encoder], dtype=np.float32, order="C")
             if block.ndim != 2 or 0 in block.shape:
                 raise TokenError(
                     f"Rows of {self.token!r} for {encoder} must be [vectors, width], not {list(block.shape)}."
@@ -64,19 +57,28 @@ class Concept:
                 raise TokenError(f"Rows of {self.token!r} for {encoder} hold NaN or infinity; the file is damaged.")
             block.flags.writeable = False
             blocks[encoder] = block
-        if len({len(block) for block in blocks.values()}) > 1:
-            counts = {encoder: len(block) for encoder, block in blocks.items()}
-            raise TokenError(f"Every encoder's block of {self.token!r} needs the same number of vectors, not {counts}.")
         object.__setattr__(self, "rows", MappingProxyType(blocks))
 
     @builtins.property
     def num_vectors(self) -> int:
+        """How many rows the word has in the text encoder that has the most; mostly all have as many."""
+        return max(len(block) for block in self.rows.values())
+
+    @builtins.property
+    def vectors(self) -> dict[str, int]:
         """How many rows the word has in each text encoder."""
-        return len(next(iter(self.rows.values())))
+        return {encoder: len(block) for encoder, block in self.rows.items()}
+
+    @builtins.property
+    def vector_count(self) -> str:
+        """The word's number of vectors as a sentence says it: for each text encoder, where they differ."""
+        if len(set(self.vectors.values())) == 1:
+            return str(self.num_vectors)
+        return ", ".join(f"{count} ({encoder})" for encoder, count in self.vectors.items())
 
     @builtins.property
     def tokens(self) -> list[str]:
-        """The word's tokens, one per vector."""
+        """The word's tokens, one per vector of the text encoder that has the most."""
         return vector_tokens(self.token, self.num_vectors)
 
     @classmethod

@@ -22,6 +22,10 @@ class Contents:
     """What a safetensors file says about itself."""
     dtypes: Mapping[str, str] = field(default_factory=dict)
     """How arrays are stored (F32, F16, BF16, …), by name; empty for a picture, whose numbers are text."""
+    records: tuple[str, ...] = ()
+    """Names of the records of a PyTorch file's zip; none in files as torch wrote them before 1.6."""
+    classes: frozenset[str] = frozenset()
+    """What a PyTorch file's pickles name: `torch.FloatStorage`, …"""
     others: int = 0
     """Tensors that were not read, because words are bundled with them: a LoRA's."""
 
@@ -36,6 +40,8 @@ class Word:
     metadata: Mapping[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     """Names of what the file has besides, for which a word has no place."""
+    corrected: Mapping[str, str] = field(default_factory=dict)
+    """Keys that contradict the width of their rows, and the text encoder that these are for."""
 
 
 class Parameters(dict[str, np.ndarray]):

@@ -54,6 +54,8 @@ class Outcome:
     """What the file that was written cannot say, or says less exactly."""
     trigger: str = ""
     """How the word is written in the tool's prompts."""
+    needs: str = ""
+    """What has to be set in the tool first."""
     error: str = ""
     was_there: bool = False
     """Whether the very file was there already, as after a conversion that was killed."""
@@ -96,6 +98,7 @@ def _below(folder: Path, besides: Path | None) -> Iterator[Path]:
         holds_a_word = any(name in formats.IN_FOLDER for name in names)
         folders[:] = [] if holds_a_word else sorted(folders)
         folders[:] = [name for name in folders if not name.startswith(".") and not _same(here / name, besides)]
+        folders[:] = [name for name in folders if not formats.is_checkpoint(here / name)]  # named, they are read
         yield from (here / name for name in _words_among(names))
 
 
@@ -155,7 +158,7 @@ def convert(
         while waiting:
             yield _done(waiting.popleft())
     for half in halves:  # of an earlier conversion that was killed
-        half.unlink(missing_ok=True)
+        disk.remove(half)
 
 
 def _jobs(
@@ -238,6 +241,7 @@ class _Made:
     contents: dict[Path, bytes]
     lost: tuple[str, ...]
     trigger: str
+    needs: str
 
 
 def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
@@ -255,7 +259,7 @@ def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
     verdict = tool.verdict(opened, first.name)
     if not verdict.loads:
         raise FormatError(f"{tool.title} would not load {concept.token!r} in any file: it {verdict.says}.")
-    return _Made(contents, tuple(differences(concept, after[0])), verdict.trigger)
+    return _Made(contents, tuple(differences(concept, after[0])), verdict.trigger, verdict.needs)
 
 
 def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcome:
@@ -267,7 +271,7 @@ def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcom
     for path, content in missing.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.write(path, content)
-    return Outcome(file, target, tuple(made.contents), made.lost, made.trigger, was_there=not missing)
+    return Outcome(file, target, tuple(made.contents), made.lost, made.trigger, made.needs, was_there=not missing)
 
 
 def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict[Path, bytes]:

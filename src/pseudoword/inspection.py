@@ -11,8 +11,9 @@ import numpy as np
 from pseudoword import families, formats, toybox
 from pseudoword.concept import Concept
 from pseudoword.contents import Contents
+from pseudoword.encoders import base_of
 from pseudoword.families.locate import locate
-from pseudoword.formats.tools import TOOLS, Verdict, base_of
+from pseudoword.formats.tools import TOOLS, Verdict
 from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import Vocabulary
 
@@ -33,8 +34,13 @@ def inspect(path: str | Path, base: BaseModel | None = None) -> list[dict[str, A
         "numbers": sorted(set(contents.dtypes.values())),
     }
     tools = _tools(file, contents, len(concepts[0].rows))  # a file of several words is of one kind
+    for export in formats.exports_in(file.parent) if file != Path(path) else ():  # a run's files for other tools
+        tools = _tools_of_export(export, tools)
     against = None if base is None else vocabularies_of(base)
-    return [{**of_file, **_word(concept), "tools": tools, **_against(concept, base, against)} for concept in concepts]
+    return [
+        {**of_file, **_word(concept, contents), "tools": tools, **_against(concept, base, against)}
+        for concept in concepts
+    ]
 
 
 def vocabularies_of(base: BaseModel) -> Mapping[str, Vocabulary]:
@@ -43,14 +49,16 @@ def vocabularies_of(base: BaseModel) -> Mapping[str, Vocabulary]:
     return families.part(base.family, "words").vocabularies(base)
 
 
-def _word(concept: Concept) -> dict[str, Any]:
+def _word(concept: Concept, contents: Contents) -> dict[str, Any]:
+    widths = {encoder: rows.shape[1] for encoder, rows in concept.rows.items()}
     return {
         "token": concept.token,
         "property": concept.property,
         "vectors": concept.num_vectors,
-        "widths": {encoder: rows.shape[1] for encoder, rows in concept.rows.items()},
+        "vectors_of": concept.vectors,
+        "widths": widths,
         "norms": {encoder: _rounded(np.linalg.norm(rows, axis=1)) for encoder, rows in concept.rows.items()},
-        "for": base_of(concept.rows),
+        "for": base_of(widths, {**contents.metadata, **concept.metadata, "base": concept.base}),
         "base": concept.base or None,
         "steps": concept.steps or None,
         "metadata": dict(concept.metadata),
@@ -66,8 +74,23 @@ def _tools(file: Path, contents: Contents, encoders: int) -> dict[str, dict[str,
             verdict = Verdict(False, f"loads one file, and this word has {parts}; convert --to {name} joins them")
         found[name] = {"title": tool.title, "loads": verdict.loads, "says": verdict.says, "source": tool.source}
         if verdict.loads:
-            found[name] |= {"trigger": verdict.trigger, "place": tool.place}
+            found[name] |= {"trigger": verdict.trigger, "place": tool.place, "needs": verdict.needs}
     return found
+
+
+def _tools_of_export(export: Path, tools: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return each tool's verdict on a run's file for other tools where it loads that, or on its other files.
+
+    Those that a run leaves beside it are for diffusers.
+    """
+    contents = formats.open_file(export)
+    concepts = formats.concepts_of(contents, export)
+    judged = {}
+    for name, verdict in _tools(export, contents, len(concepts[0].rows)).items():
+        of_export = {**verdict, "file": f"{export.parent.name}/{export.name}"}
+        loads_other = tools[name]["loads"] and (name == "diffusers" or "file" in tools[name])
+        judged[name] = tools[name] if loads_other else of_export
+    return judged
 
 
 def _against(concept: Concept, base: BaseModel | None, vocabularies: Mapping[str, Vocabulary] | None) -> dict[str, Any]:

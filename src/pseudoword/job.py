@@ -88,6 +88,7 @@ def prepare(
 ) -> Job:
     """Find what an earlier part of the run decided, load the base, and encode what the words are learned from."""
     tracking.check(recipe.output.report_to)
+    recipe = _with_dataset(recipe, dataset)
     checkpoint = engine.on_main(lambda: run.find(resume))
     recipe, seed = _seeded(engine, recipe, checkpoint)
     failed = dict(checkpoint.failed) if checkpoint else {}
@@ -170,6 +171,19 @@ class _Attempts:
         self.failed[wanted.token] = str(failed or "Another process could not read it.")
         log.warning("%s is left out, and the others are learned: %s", wanted.token, self.failed[wanted.token])
         return None
+
+
+def _with_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
+    """Return the recipe with the class of a dataset of one's own; RecipeError if it names one that is not there."""
+    if dataset is not None:
+        kind = type(dataset)
+        return dataclasses.replace(recipe, dataset=f"{kind.__module__}.{kind.__qualname__}")
+    if recipe.dataset is not None:
+        raise RecipeError(
+            f"The recipe is of a run with a dataset of its own, {recipe.dataset}; pass one in Python: "
+            "train(recipe, dataset=…), or take the line 'dataset' out of the recipe to learn from its pictures."
+        )
+    return recipe
 
 
 def _given(recipe: Recipe, dataset: Dataset | None, attempt: _Attempts) -> dict[str, ConceptPictures | Dataset]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pseudoword.encoders import CALLED
 from pseudoword.errors import TokenError
 
 LONGEST = 100
 """Characters of a token; its name is also a file's."""
 
 
-KEYS = frozenset(
-    f"{name}{end}"
-    for name in ("emb_params", "emp_params", "clip_l", "clip_h", "clip_g", "t5", "t5xxl")
-    for end in ("", "_out")
-) | {"__metadata__", "string_to_param", "string_to_token", "text_encoders_0", "text_encoders_1"}
+KEYS = frozenset(f"{name}{end}" for name in ("emb_params", "emp_params", *CALLED) for end in ("", "_out")) | {
+    "__metadata__",
+    "string_to_param",
+    "string_to_token",
+    "text_encoders_0",
+    "text_encoders_1",
+}
 """What embedding files call their parts."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pseudoword.errors import RecipeError
+from pseudoword.near import did_you_mean
 from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
 
 
@@ -22,7 +23,7 @@ def varied(recipe: Recipe, ranges: Sequence[str], fixed: Collection[str] = ()) -
     `fixed` are settings, by their dotted names, that cannot be varied here.
     Raises RecipeError, before anything is trained, for settings and values that no recipe takes.
     """
-    asked = dict(_range(text) for text in ranges)
+    asked = dict(_range(text, recipe) for text in ranges)
     if len(asked) < len(ranges):
         raise RecipeError("A setting is varied twice; give all of its values in one --vary.")
     for name in asked.keys() & set(fixed):
@@ -45,12 +46,12 @@ def _same(one: Recipe, other: Recipe) -> bool:
     return len(lengths) == 1 and alike == other
 
 
-def _range(text: str) -> tuple[str, list[Any]]:
+def _range(text: str, recipe: Recipe) -> tuple[str, list[Any]]:
     """Read a setting's full name and its values."""
     name, equals, given = text.partition("=")
     if not equals or not given:
         raise RecipeError(f"--vary needs a setting and its values, such as learning_rate=0.01,0.02, not {text!r}.")
-    full = _full_name(name.strip())
+    full = _full_name(name.strip(), recipe)
     if given.lstrip().startswith("["):
         values = _toml(given)
     else:
@@ -78,25 +79,29 @@ def _toml(text: str) -> Any:
         return None
 
 
-def _full_name(name: str) -> str:
+def _full_name(name: str, recipe: Recipe) -> str:
     """Return a setting's dotted name, which may be given short if only one section has it."""
-    known = _settings()
+    known = _settings(recipe)
     full = [one for one in known if name in (one, one.rpartition(".")[2], one.replace("concepts.0.", "concepts."))]
     if name.startswith("method.") and not full:
         return name  # each method has its own, and building the recipe refuses what it has not
-    if len(full) != 1:
+    if len(full) > 1:
+        raise RecipeError(f"Several sections have a setting {name!r}; say {' or '.join(full)}.")
+    if not full:
         raise RecipeError(
-            f"There is no one setting {name!r} to vary; those of a recipe are {', '.join(known)}, and method.NAME."
+            f"There is no setting {name!r} to vary; those of a recipe are {', '.join(known)}."
+            f"{did_you_mean(name, {short for one in known for short in (one, one.rpartition('.')[2])})}"
         )
     return full[0]
 
 
-def _settings() -> list[str]:
-    """Return the dotted names of everything that can be varied."""
+def _settings(recipe: Recipe) -> list[str]:
+    """Return the dotted names of everything that can be varied, the options of the recipe's method among them."""
     hints = typing.get_type_hints(Recipe)
     sections = {"concepts.0": ConceptRecipe, **{name: hints[name] for name in ("base", "data", "training", "schedule")}}
     own = {"concepts.0.token", "concepts.0.pictures", "training.seed"}
     names = [f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)]
+    names += [f"method.{field.name}" for field in dataclasses.fields(recipe.method)]  # pyright: ignore[reportArgumentType]
     return [name for name in names if name not in own] + ["engine.mixed_precision", "method.name"]
 
 

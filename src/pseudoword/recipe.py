@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pseudoword import recipe_paths
 from pseudoword.errors import RecipeError
 from pseudoword.sections import (
     BaseModel,
@@ -65,6 +66,8 @@ class Recipe:
     engine: EngineRecipe = field(default_factory=EngineRecipe)
     validation: Validation = field(default_factory=Validation)
     output: Output = field(default_factory=Output)
+    dataset: str | None = None
+    """The class of the dataset that `train(recipe, dataset=…)` was given. Such a run cannot be repeated without it."""
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -138,13 +141,16 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path, defaults: Mapping[str, Any] | None = None) -> Recipe:
-        """Read a recipe from a TOML file; what it leaves out may have other defaults, as plain values."""
+        """Read a recipe from a TOML file; what it leaves out may have other defaults, as plain values.
+
+        Relative paths in it are relative to the file; see `recipe_paths.read_beside`.
+        """
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
         try:
-            return cls.from_dict(_over(defaults or {}, values))
+            return cls.from_dict(_over(defaults or {}, recipe_paths.read_beside(values, Path(path))))
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
 

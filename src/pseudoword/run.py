@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import safetensors
 import safetensors.numpy
 import tomli_w
 
-from pseudoword import __version__, disk, formats, layout
+from pseudoword import __version__, disk, formats, layout, recipe_paths
 from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
@@ -43,6 +42,7 @@ FREE_FIELDS = {
     "training.gradient_accumulation_steps",
     "concepts.pictures",
     "concepts.templates",
+    "dataset",
 }
 """Fields that may change; batch, pictures and templates are compared by what they come to, a family the base knows."""
 
@@ -178,14 +178,14 @@ class Run:
                 stale += _best_words(place) if token not in checkpoint.best else []
         if stale:
             self._set_aside(stale)
-        disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
+        _write_recipe(recipe, self.folder)
         if len(places) > 1:  # each word's folder is one that the other commands take for a run's
             for wanted in recipe.concepts:
                 place = places[wanted.token]
                 place.mkdir(parents=True, exist_ok=True)
                 output = dataclasses.replace(recipe.output, folder=str(place), hub_model_id=None)
                 alone = dataclasses.replace(recipe.alone(wanted), output=output)
-                disk.write(place / "recipe.toml", tomli_w.dumps(alone.to_dict()))
+                _write_recipe(alone, place)
         kept = [line for line in self.log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -216,7 +216,7 @@ class Run:
         for path in paths:
             to = aside / path.relative_to(self.folder) if path.is_relative_to(self.folder) else aside / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(to)
+            disk.rename(path, to)
         own = [path.relative_to(self.folder) if path.is_relative_to(self.folder) else path for path in paths]
         names = ", ".join(path.as_posix() for path in own)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
@@ -246,7 +246,7 @@ class Run:
         """Delete the oldest checkpoints above the limit; after the newest is kept, so there is always one."""
         if limit is not None:
             for _, path in self.checkpoints()[:-limit]:
-                shutil.rmtree(path)
+                disk.remove(path)
 
     # Log
 
@@ -259,7 +259,8 @@ class Run:
         line = {"step": progress.step, "loss": dict(progress.loss), "lr": progress.lr, "seconds": progress.seconds}
         line["fixed_draw_loss"] = dict(progress.fixed_draw_loss)
         line = {name: value for name, value in line.items() if value != {}}
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "log.jsonl"
+        with disk.patiently(lambda: path.open("a", encoding="utf-8"), path) as file:
             file.write(json.dumps(line) + "\n")
 
     def failed(self) -> Mapping[str, str]:
@@ -281,8 +282,22 @@ class Run:
         return lines
 
 
+def _write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write a recipe that means the same from every directory, and wherever the folder is moved."""
+    disk.write(folder / "recipe.toml", tomli_w.dumps(recipe_paths.absolute(recipe.to_dict())))
+
+
 _BEST = "best."
 """What the names of the best rows begin with among a checkpoint's arrays; after it the word's number and encoder."""
+
+
+def recipe_around(path: Path) -> Recipe | None:
+    """Return the recipe of the run whose folder, checkpoint or word a path is; None if it is of no run."""
+    place = path if path.is_dir() else path.parent
+    for folder in (place, place.parent if place.name == "exports" or CHECKPOINT.fullmatch(place.name) else place):
+        if (folder / "recipe.toml").is_file():
+            return Recipe.read(folder / "recipe.toml")
+    return None
 
 
 def words_in(folder: Path) -> list[tuple[int, Path]]:
@@ -325,10 +340,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise RunError(f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
 
 
+PLACES = ("initializer", "tokenizer", "vae")
+"""Settings that may be files or folders, which a recipe may name from elsewhere when it is read again."""
+
+
+def _same_choice(name: str, was: Any, now: Any) -> bool:
+    """Whether a setting is the same choice. Of a file or folder its name counts: where it lies is about a disk."""
+    if was == now or name.rpartition(".")[2] not in PLACES or not (isinstance(was, str) and isinstance(now, str)):
+        return bool(was == now)
+    is_place = any(Path(text).expanduser().is_absolute() for text in (was, now))
+    return is_place and Path(was).name == Path(now).name
+
+
 def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
     """Raise RunError naming both values if a resumed run would not be the same run; say what else changed."""
     old, new = flat(checkpoint.facts["recipe"]), flat(facts["recipe"])
-    changed = {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+    names = sorted(old.keys() | new.keys())
+    changed = {k: (old.get(k), new.get(k)) for k in names if not _same_choice(k, old.get(k), new.get(k))}
     fixed = {k: v for k, v in changed.items() if not is_free(k) and k.partition(".")[0] not in FREE}
     if checkpoint.facts["batch"] != facts["batch"]:
         fixed["global batch"] = (checkpoint.facts["batch"], facts["batch"])

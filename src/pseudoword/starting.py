@@ -30,9 +30,9 @@ def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe)
             log.info("%s: %s", wanted.token, how)
             continue
         rows[encoder] = vocabulary.rows_of(earlier, encoder)
-        if earlier.num_vectors != wanted.num_vectors:
+        if len(rows[encoder]) != wanted.num_vectors:
             raise RecipeError(
-                f"The initializer {wanted.initializer} has {earlier.num_vectors} vector(s), "
+                f"The initializer {wanted.initializer} has {earlier.vector_count} vector(s), "
                 f"but num_vectors is {wanted.num_vectors}; make them equal."
             )
         log.info("%s: starts from the rows of %s in %s", wanted.token, earlier.token, file)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pseudoword import card, engines, formats, hub, schedules
+from pseudoword import card, disk, engines, formats, hub, schedules
 from pseudoword.batch import Pair
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
@@ -276,7 +276,7 @@ def _write_word(job: Job, word: Concept, folder: Path) -> None:
     exports, stem = folder / "exports", formats.stem_of(word.token)
     exports.mkdir(exist_ok=True)
     for suffix in formats.SUFFIXES:
-        (exports / f"{stem}{suffix}").unlink(missing_ok=True)  # of another choice of safe_serialization
+        disk.remove(exports / f"{stem}{suffix}")  # of another choice of safe_serialization
     formats.write_file(word, exports / f"{stem}{recipe.output.suffix}", "kohya")
     _write_card(job, word, folder)
 

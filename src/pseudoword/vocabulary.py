@@ -66,7 +66,10 @@ class Words:
         self.size = size
         """Rows of the frozen table."""
         self._ids: dict[str, list[int]] = {}
+        self.ids_by_token: dict[str, int] = {}
+        """The id of every row that is lent, by its token; `<t>_i` for the second and further rows of a word."""
         self._pattern: re.Pattern[str] | None = None
+        """Of all words; made when a prompt is read first, since many words are often lent one after the other."""
 
     @property
     def model_max_length(self) -> int:
@@ -81,11 +84,7 @@ class Words:
     @property
     def tokens_by_id(self) -> dict[int, str]:
         """The token of each row that is lent."""
-        return {
-            i: name
-            for word, ids in self._ids.items()
-            for i, name in zip(ids, vector_tokens(word, len(ids)), strict=True)
-        }
+        return {i: token for token, i in self.ids_by_token.items()}
 
     # Lending words
 
@@ -98,7 +97,8 @@ class Words:
     def add(self, token: str, ids: Sequence[int]) -> list[int]:
         """Make `token`, which `check` has passed, a word of rows with these ids, from `size` on."""
         words = {**self._ids, token: list(ids)}
-        self._ids, self._pattern = words, _pattern_of(words)
+        self._ids, self._pattern = words, None
+        self.ids_by_token.update(zip(vector_tokens(token, len(words[token])), words[token], strict=True))
         return words[token]
 
     def check(self, token: str, num_vectors: int) -> None:
@@ -115,12 +115,15 @@ class Words:
     def give_back(self, token: str | None = None) -> None:
         """Forget a lent word, or all of them."""
         words = {name: ids for name, ids in self._ids.items() if token is not None and name != token}
-        self._ids, self._pattern = words, _pattern_of(words) if words else None
+        for name in self._ids.keys() - words.keys():
+            for row_token in vector_tokens(name, len(self._ids[name])):
+                self.ids_by_token.pop(row_token, None)
+        self._ids, self._pattern = words, None
 
     def _refuse_if_known(self, token: str) -> None:
         if token in self.tokenizer.get_added_vocab():
             raise TokenError(f"The token {token!r} is already an added token of this tokenizer; choose another.")
-        if any(token in vector_tokens(word, len(ids)) for word, ids in self._ids.items()):
+        if token in self.ids_by_token:
             raise TokenError(f"The token {token!r} is already the name of a learned word here; choose another.")
         ids = self._plain_ids(token)
         if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id:
@@ -170,6 +173,8 @@ class Words:
         """Split a prompt into plain text and words: (text, None, []) or (text, token, row ids)."""
         pieces: list[tuple[str, str | None, list[int]]] = []
         at = 0
+        if self._ids and self._pattern is None:
+            self._pattern = _pattern_of(self._ids)
         for match in self._pattern.finditer(text) if self._pattern else ():
             pieces += [(text[at : match.start()], None, []), (match[0], *self._word(match[0]))]
             at = match.end()
@@ -244,7 +249,7 @@ def lent_words(vocabularies: Mapping[str, Vocabulary], concepts: Sequence[Concep
         for encoder, vocabulary in vocabularies.items():
             for concept in concepts:
                 blocks[encoder].append(vocabulary.rows_of(concept, encoder))
-                vocabulary.lend(concept.token, concept.num_vectors)
+                vocabulary.lend(concept.token, len(concept.rows[encoder]))
         yield {encoder: np.concatenate(block) for encoder, block in blocks.items()} if concepts else None
     finally:
         for vocabulary in vocabularies.values():

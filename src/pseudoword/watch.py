@@ -49,12 +49,23 @@ def show_messages() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     if not (is_main_process() and sys.stderr.isatty()):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    handler = logging.StreamHandler()
+    handler = _Messages()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("pseudoword")
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class _Messages(logging.Handler):
+    """Lines on what is standard error when they are said: while a bar stands there, above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # as every handler of logging: a line that cannot be shown ends nothing
+            self.handleError(record)
 
 
 def _last(run: Iterable[Progress]) -> Progress | None:

@@ -159,7 +159,7 @@ def test_a_file_is_measured_with_pretrained_models(models: Path, runs: list[Path
         ),
         (["--num-images", "0"], "--num-images must be at least 1, but is 0."),
         (["--seed", "-1"], "--seed must be between 0 and 2^63 - 1, not -1."),
-        (["--output", "report.html"], "--output must be a folder, not 'report.html'."),
+        (["--output", __file__], f"--output must be a folder, but {__file__!r} is a file; name another."),
     ],
 )
 def test_what_is_left_open_is_asked_for(
@@ -171,7 +171,7 @@ def test_what_is_left_open_is_asked_for(
 
 def test_a_run_without_words_at_steps_is_named(runs: list[Path], capsys: pytest.CaptureFixture[str]):
     assert evaluate(runs[0], "--steps", "3", "2") == 1
-    assert "has left no word at step 3; those it has kept (--save-steps): 2, 4." in capsys.readouterr().err
+    assert "has left no word or checkpoint at step 3; those it has kept: 2, 4." in capsys.readouterr().err
     assert evaluate("nowhere") == 1
     assert "There is no file or folder 'nowhere' to evaluate; name a run's" in capsys.readouterr().err
     assert evaluate() == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import re
 import zipfile
 import zlib
@@ -20,6 +21,8 @@ import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image
+
+from tests.formats.a1111_check import Refused, checked_by_a1111
 
 Rows = dict[str, np.ndarray]
 Loaded = tuple[str, Rows]
@@ -48,6 +51,15 @@ def by_ending(path: Path, *classes: type) -> dict[str, Any]:
         raise NotLoaded(str(error)) from error
 
 
+CLIP_WIDTHS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280}
+
+
+def demand_widths(data: dict[str, Any]) -> None:
+    """Raise NotLoaded where rows cannot be put into the table of the text encoder under whose key they are."""
+    for key, width in CLIP_WIDTHS.items():
+        demand(key not in data or data[key].shape[-1] == width, f"the table of {key} is not as wide")
+
+
 def numpy(value: Any) -> np.ndarray:
     return value.detach().float().numpy()
 
@@ -57,9 +69,23 @@ def numpy(value: Any) -> np.ndarray:
 
 A1111_WIDTHS = (768, 1024, 768 + 1280)
 """What `get_expected_shape` is for Stable Diffusion 1.x, 2.x and XL; for SD 3 it is 1."""
+FORGE_WIDTHS = (768, 1024, 1280, 768 + 1280)
+"""Forge's `embedding_expected_shape`: 768 also for CLIP-L of FLUX.1 and SD 3.5, 1280 for CLIP-G of SD 3.5."""
+OTHER_ENCODERS = {
+    *("llama", "gemma", "gemma2_2b", "gemma3_4b", "gemma3_12b", "gemma4", "qwen3_4b", "qwen3_8b", "qwen3_06b"),
+    *("qwen3_2b", "qwen25_3b", "qwen25_7b", "qwen35_08b", "qwen35_2b", "qwen35_4b", "qwen35_9b", "qwen35_27b"),
+    *("qwen3vl_4b", "qwen3vl_8b", "mistral3_24b", "ministral3_3b", "umt5xxl", "umt5base", "mt5xl", "pile_t5xl"),
+    *("t5base", "t5gemma", "byt5_small", "chinese_roberta", "jina_clip_2", "lyrics", "sam3_clip", "gpt_oss"),
+    "hidream_o1",
+}
+"""Keys of text encoders that no base of A1111, InvokeAI or kohya's gen_img has."""
 
 
-def a1111(path: Path) -> Loaded:
+def forge(path: Path) -> Loaded:
+    return a1111(path, checks=False, widths=FORGE_WIDTHS)
+
+
+def a1111(path: Path, *, checks: bool = True, widths: tuple[int, ...] = A1111_WIDTHS) -> Loaded:
     ending, name = path.suffix.upper(), path.stem
     if ending in {".PNG", ".WEBP", ".JXL", ".AVIF"}:
         data = picture(path)
@@ -67,8 +93,14 @@ def a1111(path: Path) -> Loaded:
         name = data.get("name", name)
     else:
         demand(ending in {".BIN", ".PT", ".SAFETENSORS"}, "another ending")
+        if checks and ending != ".SAFETENSORS":
+            try:
+                checked_by_a1111(path)
+            except (Refused, pickle.UnpicklingError, ValueError, IndexError, EOFError) as error:
+                raise NotLoaded(str(error)) from error
         data = by_ending(path, torch.nn.ParameterDict, set)  # as its own unpickler, modules/safe.py
     demand(type(data) is dict, "unidentified")
+    demand(not data.keys() & OTHER_ENCODERS, "it would be taken for a word of another text encoder")
     if "string_to_param" in data:
         terms = data["string_to_param"]
         terms = getattr(terms, "_parameters", terms)
@@ -78,14 +110,16 @@ def a1111(path: Path) -> Loaded:
     elif "clip_g" in data and "clip_l" in data:
         demand(not data.keys() & {"t5", "t5xxl"}, "a word for SD 3, for which it expects a width of 1")
         demand(all(torch.is_tensor(v) for v in data.values()), "a text has no detach")
+        demand_widths(data)
         rows = {k: numpy(v) for k, v in data.items()}
+        demand(len(rows["clip_l"]) == len(rows["clip_g"]), "room is made for as many vectors as clip_g has")
         width = rows["clip_g"].shape[-1] + rows["clip_l"].shape[-1]
     else:
         demand(torch.is_tensor(next(iter(data.values()))), "unidentified")
         demand(len(data) == 1, "multiple terms")
         rows = {"": np.atleast_2d(numpy(next(iter(data.values()))))}
         width = rows[""].shape[-1]
-    demand(width in A1111_WIDTHS, "skipped for its width, whatever model is loaded")
+    demand(width in widths, "skipped for its width, whatever model is loaded")
     return name, rows
 
 
@@ -129,7 +163,7 @@ def _tensor(value: dict[str, Any]) -> Any:
 
 
 def a1111_bundle(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what a LoRA's words are made of, by their triggers."""
+    """Return what a LoRA's words are made of, by their triggers; NotLoaded if the LoRA itself is left out for one."""
     bundles: dict[str, dict[str, Any]] = {}
     for key, value in safetensors.torch.load_file(path).items():
         network, _, part = key.partition(".")
@@ -140,12 +174,35 @@ def a1111_bundle(path: Path) -> dict[str, dict[str, Any]]:
                 own["string_to_param"] = {inner.split(".", 1)[1]: value}
             else:
                 own[inner] = value
+    for data in bundles.values():  # create_embedding_from_data; what it raises, load_networks meets with `continue`
+        several = "string_to_param" in data or {"clip_g", "clip_l"} <= data.keys()
+        demand(several or len(data) == 1, "embedding file has multiple terms in it")
     return bundles
+
+
+# Forge's LoRA extension: extensions-builtin/sd_forge_lora/networks.py load_lora_for_models
+
+
+def forge_loads_lora(path: Path) -> bool:
+    """Whether a LoRA is loaded at all; words in it never are."""
+    return sum(key.startswith("bundle_emb.") for key in safetensors.torch.load_file(path)) <= 12
 
 
 # ComfyUI: comfy/sd1_clip.py load_embed, with the keys of its tokenizers
 
-COMFYUI_KEYS = {"clip_l": 768, "clip_h": 1024, "clip_g": 1280, "t5xxl": 4096}
+COMFYUI_KEYS = {
+    "clip_l": 768,
+    "clip_h": 1024,
+    "clip_g": 1280,
+    "t5xxl": 4096,
+    "llama": 4096,
+    "qwen3_4b": 2560,
+    "qwen3_8b": 4096,
+    "qwen3_06b": 1024,
+    "mistral3_24b": 5120,
+}
+COMFYUI_WITHOUT_WORDS = OTHER_ENCODERS - COMFYUI_KEYS.keys()
+"""Of their tokenizers none is given the folder of embeddings, or (the rest) no model is tried here."""
 
 
 def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
@@ -162,6 +219,7 @@ def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
         data = {"": _numbers_of_zip(path)}
     demand(not torch.is_tensor(data), "a tensor has no keys")
     demand(not _is_lora_pti(path), "the first value may be any tensor of the LoRA")
+    demand(not data.keys() & COMFYUI_WITHOUT_WORDS, "only another encoder of the width would take it")
     rows = {}
     for key, width in (keys or {"clip_l": 768}).items():
         if "string_to_param" in data:
@@ -169,9 +227,13 @@ def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
         elif key in data:
             block = data[key]
         else:
-            bundled = [v for k, v in data.items() if k.startswith("bundle_emb.") and k.endswith(f".{key}")]
+            inside = {k: v for k, v in data.items() if k.startswith("bundle_emb.")}
+            bundled = [v for k, v in inside.items() if k.endswith(".string_to_param.*")]
+            bundled = bundled or [v for k, v in inside.items() if k.endswith(f".{key}")]
+            if inside and not bundled:
+                continue  # the file's first tensor, whichever that is
             block = torch.cat(bundled) if bundled else next(iter(data.values()))
-        if torch.is_tensor(block) and block.shape[-1] == width:  # else "embedding will be ignored"
+        if torch.is_tensor(block) and block.dim() and block.shape[-1] == width:  # else "embedding will be ignored"
             rows[key] = np.atleast_2d(numpy(block))
     demand(rows, "no encoder takes it")
     return trigger, rows
@@ -204,6 +266,7 @@ def _numbers_of_zip(path: Path) -> torch.Tensor:
 def invokeai(path: Path) -> Loaded:
     data = by_ending(path)
     demand(isinstance(data, dict), "unable to determine token dimension")
+    demand(not data.keys() & OTHER_ENCODERS, "it would be taken for a word of another text encoder")
     demand(not _is_lora_pti(path), "the first value may be any tensor of the LoRA")
     if "string_to_token" in data:
         width = next(iter(data["string_to_param"].values())).shape[-1]
@@ -221,6 +284,7 @@ def invokeai(path: Path) -> Loaded:
     elif "emb_params" in data:
         rows = {"embedding": numpy(data["emb_params"])}
     elif "clip_g" in data and "clip_l" in data:
+        demand_widths(data)
         rows = {"embedding": numpy(data["clip_g"]), "embedding_2": numpy(data["clip_l"])}
     else:
         rows = {"embedding": np.atleast_2d(numpy(next(iter(data.values()))))}
@@ -236,9 +300,13 @@ def kohya(path: Path, *, is_sdxl: bool | None = None) -> Loaded:
     if "string_to_param" in data:
         data = data["string_to_param"]
     demand("clip_g" not in data or not data.keys() & {"t5", "t5xxl"}, "there is no gen_img for SD 3")
+    demand(not data.keys() & OTHER_ENCODERS, "there is no gen_img for its base")
+    demand(not any(key.startswith("bundle_emb.") for key in data), "the first value may be any tensor of the LoRA")
     is_sdxl = "clip_g" in data if is_sdxl is None else is_sdxl
     if is_sdxl:
         demand("clip_l" in data and "clip_g" in data, "KeyError")
+        demand_widths(data)
+        demand(len(data["clip_l"]) == len(data["clip_g"]), "it has as many tokens for both as clip_l has rows")
         return path.stem, {"clip_l": numpy(data["clip_l"]), "clip_g": numpy(data["clip_g"])}
     block = next(iter(data.values()))
     demand(block.shape[-1] in (768, 1024), "a row does not fit into the table of SD 1.x or 2.x")
@@ -248,7 +316,7 @@ def kohya(path: Path, *, is_sdxl: bool | None = None) -> Loaded:
 
 # OneTrainer: modules/modelLoader/mixin/EmbeddingLoaderMixin.py, and the keys that its setups look for
 
-ONETRAINER_KEYS = {"emp_params", "clip_l", "clip_g", "t5"}
+ONETRAINER_KEYS = {"emp_params", "clip_l", "clip_g", "t5", "llama", "gemma"}
 
 
 def onetrainer(path: Path) -> Loaded:
@@ -263,6 +331,7 @@ def onetrainer(path: Path) -> Loaded:
         except Exception:
             continue
     demand(isinstance(data, dict), "could not load embedding")
+    demand_widths(data)
     rows = {key: numpy(value) for key, value in data.items() if key in ONETRAINER_KEYS}
     demand(rows, "none of its keys")
     return "", rows
@@ -306,7 +375,7 @@ def diffusers(path: Path) -> Loaded:
 EMULATORS: dict[str, Callable[[Path], Loaded]] = {
     "diffusers": diffusers,
     "a1111": a1111,
-    "forge": a1111,
+    "forge": forge,
     "comfyui": lambda path: comfyui(path, COMFYUI_KEYS),
     "invokeai": invokeai,
     "kohya": kohya,

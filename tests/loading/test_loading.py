@@ -30,6 +30,7 @@ import pseudoword
 from pseudoword import Concept
 from pseudoword.errors import TokenError
 from pseudoword.families import lending
+from pseudoword.families.lent_tokenizer import LentTokenizer
 from pseudoword.families.sdxl import miniature as xl
 from pseudoword.families.sdxl.torch import StableDiffusionXL
 from pseudoword.recipe import BaseModel
@@ -109,7 +110,7 @@ def test_any_mixture_is_read_as_a_scanner_of_characters_reads_it(
         order.shuffle(loaded)
         for one in loaded:
             one.unload()
-    assert not isinstance(sd.tokenizer, pseudoword.loading._Lending)
+    assert not isinstance(sd.tokenizer, LentTokenizer)
 
 
 def test_a_prompt_that_is_too_long_is_cut_as_ever_and_words_in_the_cut_are_named(
@@ -119,7 +120,7 @@ def test_a_prompt_that_is_too_long_is_cut_as_ever_and_words_in_the_cut_are_named
     with pseudoword.load(sd, word(vectors=3)):
         whole, cut, gone = (f"{'a ' * count}<cat-toy>" for count in (72, 73, 80))
         embeds = [sd.encode_prompt(text, torch.device("cpu"), 1, False)[0] for text in (whole, cut, gone)]
-    said = [record.message for record in caplog.records if record.name == "pseudoword.loading"]
+    said = [record.message for record in caplog.records if record.name == "pseudoword.families.lent_tokenizer"]
     assert said == [f"Cut off at 77 tokens: <cat-toy> in {text!r}" for text in (cut, gone)]
     assert all(embed.shape == (1, 77, 32) for embed in embeds)
     theirs = [record.message for record in caplog.records if "truncated" in record.message]
@@ -305,3 +306,44 @@ def test_a_table_that_was_changed_meanwhile_is_noticed(base: Path):
         picture(sd, "a <cat-toy>")
     loaded.unload()
     picture(sd, "a cat")
+
+
+def test_other_libraries_find_the_words_in_the_tokenizer(base: Path):
+    """As sd_embed and compel ask: by tokens, and back."""
+    sd = made(StableDiffusionPipeline, base, safety_checker=None)
+    plain = sd.tokenizer.tokenize("a cat")
+    with pseudoword.load(sd, word(vectors=2)):
+        ids = sd.tokenizer.convert_tokens_to_ids(["<cat-toy>", "<cat-toy>_1", plain[0]])
+        assert ids == [*sd.tokenizer.words.ids["<cat-toy>"], sd.tokenizer.convert_tokens_to_ids(plain[0])]
+        assert sd.tokenizer.convert_tokens_to_ids("<cat-toy>") == ids[0]
+        assert sd.tokenizer.tokenize("a cat") == plain
+        tokens = sd.tokenizer.tokenize("a <cat-toy>")
+        assert tokens == [plain[0], "<cat-toy>", "<cat-toy>_1"]
+        assert sd.tokenizer.convert_ids_to_tokens(sd.tokenizer.convert_tokens_to_ids(tokens)) == tokens
+        assert sd.tokenizer.convert_ids_to_tokens(ids[0]) == "<cat-toy>"
+        whole = sd.tokenizer("a <cat-toy>").input_ids
+        assert whole[1:-1] == sd.tokenizer.convert_tokens_to_ids(tokens)
+
+
+def test_many_words_copy_an_encoders_rows_once(base: Path, monkeypatch: pytest.MonkeyPatch):
+    sd = made(StableDiffusionPipeline, base, safety_checker=None)
+    taken: list[int] = []
+    take = lending.Lender.take
+
+    def counted(lender: lending.Lender, rows: Any) -> list[int]:
+        taken.append(len(rows))
+        return take(lender, rows)
+
+    monkeypatch.setattr(lending.Lender, "take", counted)
+    with pseudoword.load(sd, *(word(f"<word-{i}>", seed=i) for i in range(30))):
+        assert taken == [60]
+        assert sd.tokenizer("a <word-29>").input_ids[2:4] == list(sd.tokenizer.words.ids["<word-29>"])
+
+
+def test_a_word_that_is_taken_gives_all_rows_back(base: Path):
+    sd = made(StableDiffusionPipeline, base, safety_checker=None)
+    before = state(sd)
+    with pytest.raises(TokenError, match="already the name of a learned word"):
+        pseudoword.load(sd, word("<a>"), word("<b>"), word("<a>", seed=1), word("<c>"))
+    assert state(sd) == before
+    assert not sd.text_encoder._forward_pre_hooks

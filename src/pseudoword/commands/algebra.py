@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
         raise RecipeError(f"{output} is one of the words; write to another.")
     if output.exists() and not options.overwrite:
         raise RecipeError(f"{output} is there already; name another, or add --overwrite.")
-    if output.suffix in formats.ENDINGS and output.suffix not in formats.SUFFIXES:
+    if output.suffix.lower() in formats.ENDINGS and output.suffix not in formats.SUFFIXES:
         raise RecipeError(f"A new word is a {', '.join(formats.SUFFIXES)} file or a folder, not {output.suffix}.")
     words = [formats.read(file) for file in files]
     made = _carried_out(options, words)

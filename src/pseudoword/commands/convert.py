@@ -58,8 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword import watch
 
     watch.show_messages()
-    from pseudoword import converting, formats
-    from pseudoword.disk import writing
+    from pseudoword import converting, disk, formats
     from pseudoword.errors import RecipeError
 
     if not options.file:
@@ -72,10 +71,10 @@ def run(arguments: Sequence[str]) -> int:
     converting.check(targets, options.dtype)
     output = Path(options.output).expanduser()
     files = converting.sources(options.file, besides=output)
-    is_file = output.suffix.lower() in formats.ENDINGS and not output.is_dir()
-    if output.is_file() and not is_file:
+    is_file = disk.means_file(output, formats.ENDINGS)
+    if is_file and output.suffix.lower() not in formats.ENDINGS:
         raise RecipeError(f"--output {output} is a file; name a folder, or a file that ends as an embedding's does.")
-    with writing(output):
+    with disk.writing(output):
         if options.into:
             return _into(options, files, output)
         if is_file:
@@ -146,4 +145,5 @@ def _line(outcome: Outcome) -> str:
     lost = f"; it does not hold {', '.join(outcome.lost)}" if outcome.lost else ""
     first, *more = outcome.written
     name = first.parent if more else first
-    return f"{name}: in prompts {outcome.trigger}{lost}"
+    needs = f"; {outcome.needs}" if outcome.needs else ""
+    return f"{name}: in prompts {outcome.trigger}{lost}{needs}"

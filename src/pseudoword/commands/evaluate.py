@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
+from pseudoword import disk
 from pseudoword.errors import RecipeError
 from pseudoword.evaluate.measuring import Measuring
 from pseudoword.recipe import BaseModel
@@ -89,8 +90,7 @@ def _check(options: Options) -> None:
         raise RecipeError("--recipe, --seeds and --half train a suite; add --suite toybox, or leave them out.")
     options.check()
     at_least(1, **{"--seeds": options.seeds})
-    if options.output.suffix or options.output.is_file():
-        raise RecipeError(f"--output must be a folder, not {options.output.name!r}.")
+    disk.check_folder(options.output.expanduser())
 
 
 def _named(options: Options, output: Path) -> tuple[list[Word], dict[str, str]]:
@@ -115,7 +115,5 @@ def _trained(options: Options, output: Path) -> tuple[list[Word], dict[str, str]
 
 
 def _make(output: Path) -> None:
-    from pseudoword import disk
-
     with disk.writing(output):
         output.mkdir(parents=True, exist_ok=True)

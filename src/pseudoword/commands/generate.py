@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
 
+from pseudoword import disk
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler, check_sampler
 from pseudoword.settings import at_least, check_seed, finite, plain
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pseudoword.concept import Concept
     from pseudoword.generate import Redraw
 
+FROM_WORDS = "what the words were learned on"
+"""The default of --model."""
 EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
 
 
@@ -29,7 +32,7 @@ EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-t
 class Options:
     """Make pictures with learned words in the prompt."""
 
-    base: BaseModel
+    base: BaseModel = field(default_factory=lambda: BaseModel(FROM_WORDS))
     prompt: tuple[str, ...] = ()
     """One or more prompts; learned words are written as their placeholder tokens."""
     prompt_file: Optional[Path] = None
@@ -88,6 +91,8 @@ def run(arguments: Sequence[str]) -> int:
         if not any(concept.token in text for text in (*asked, options.negative_prompt)):
             log.warning("%s is in none of the prompts.", concept.token)
     redraw = _redraw(options)
+    if options.base.model == FROM_WORDS:
+        options = replace(options, base=_base_of(files, concepts, options.base))
     family = generate.load(options.base, options.engine)
     prompts, seeds = generate.repeated(asked, options.num_images, options.seed)
     sampling = generate.Sampling(
@@ -142,6 +147,27 @@ def _scaled(concept: Concept, scale: float) -> Concept:
     return replace(concept, rows={encoder: rows * scale for encoder, rows in concept.rows.items()})
 
 
+def _base_of(files: Sequence[Path], concepts: Sequence[Concept], options: BaseModel) -> BaseModel:
+    """Return the base that the words were learned on, as their runs' recipes or else their files say."""
+    from pseudoword.run import recipe_around
+
+    bases: dict[str, BaseModel] = {}
+    for file, concept in zip(files, concepts, strict=True):
+        recipe = recipe_around(file)
+        base = recipe.base if recipe else BaseModel(concept.base) if concept.base else None
+        if base is not None:
+            bases.setdefault(base.model, base)
+    if not bases:
+        raise RecipeError(
+            "--model says on which base to draw; no run or file in --embeds says which it was learned on."
+        )
+    if len(bases) > 1:
+        raise RecipeError(f"The words were learned on different bases ({', '.join(bases)}); choose one with --model.")
+    [base] = bases.values()
+    changes = {name: choice for name, choice in plain(options).items() if name != "model"}
+    return replace(base, **changes)
+
+
 def _redraw(options: Options) -> Redraw | None:
     """Return the picture to start from, if there is one; RecipeError if it cannot be read."""
     if options.image is None:
@@ -188,15 +214,13 @@ def _check(options: Options) -> None:
     finite(**{"--guidance-scale": options.guidance_scale})
     if options.resolution < 0:
         raise RecipeError(f"--resolution must be pixels, or 0 for the model's own, not {options.resolution}.")
-    if options.output.suffix.lower() not in ("", ".png"):
+    if disk.means_file(options.output, disk.IMAGE_ENDINGS) and options.output.suffix.lower() != ".png":
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
 
 
 def _prepare(output: Path) -> None:
     """Make the folder that pictures go to, or say why they cannot, before any is sampled."""
-    if output.suffix and output.is_dir():
-        raise RecipeError(f"--output {str(output)!r} is a folder; name a file in it, or a folder without .png.")
-    folder = output.parent if output.suffix else output
+    folder = output.parent if disk.means_file(output, disk.IMAGE_ENDINGS) else output
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -207,6 +231,6 @@ def _prepare(output: Path) -> None:
 
 def _paths(output: Path, count: int) -> list[Path]:
     """Return where pictures go: the one file, numbered files beside it, or numbered files in a folder."""
-    if not output.suffix:
+    if not disk.means_file(output, disk.IMAGE_ENDINGS):
         return [output / f"{i}.png" for i in range(count)]
     return [output] if count == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(count)]

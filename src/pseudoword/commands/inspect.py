@@ -72,7 +72,11 @@ def _print(told: dict[str, Any]) -> None:
     table.add_row("file", _shown(told["file"]))
     table.add_row("format", ", ".join([told["format"], told["container"], *told["numbers"]]))
     table.add_row("token", told["token"])
-    for name in ("property", "vectors", "for", "base", "steps"):
+    counts = told["vectors_of"]
+    each = ", ".join(f"{encoder} {count}" for encoder, count in counts.items())
+    table.add_row("property", told["property"])
+    table.add_row("vectors", each if len(set(counts.values())) > 1 else str(told["vectors"]))
+    for name in ("for", "base", "steps"):
         if told[name] is not None:
             table.add_row(name, _shown(str(told[name])))
     for encoder, width in told["widths"].items():
@@ -88,9 +92,17 @@ def _print(told: dict[str, Any]) -> None:
     for name, value in told["metadata"].items():
         table.add_row(_shown(name), _shown(value))
     for tool in told["tools"].values():
-        does = f"yes, as {tool['trigger']} ({tool['says']})" if tool["loads"] else f"no: {tool['says']}"
-        table.add_row(tool["title"], _shown(does))
+        table.add_row(tool["title"], _shown(_verdict(tool)))
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
+
+
+def _verdict(tool: dict[str, Any]) -> str:
+    """Return in a line whether a tool loads the file, which of a run's files, and what has to be set for it."""
+    if not tool["loads"]:
+        return f"no: {tool['says']}"
+    needs = f"; {tool['needs']}" if tool["needs"] else ""
+    of_file = f"{tool['file']} " if "file" in tool else ""
+    return f"yes, {of_file}as {tool['trigger']} ({tool['says']}){needs}"
 
 
 def _shown(text: str) -> str:

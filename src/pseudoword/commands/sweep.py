@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
+from pseudoword import disk
 from pseudoword.errors import RecipeError
 from pseudoword.evaluate.measuring import Measuring
 from pseudoword.settings import at_least
@@ -88,8 +89,7 @@ def _check(options: Options) -> None:
         raise RecipeError("--half chooses concepts of a suite; add --suite toybox, or leave it out.")
     options.check()
     at_least(1, **{"--seeds": options.seeds})
-    if options.output.suffix or options.output.is_file():
-        raise RecipeError(f"--output must be a folder, not {options.output.name!r}.")
+    disk.check_folder(options.output.expanduser())
 
 
 def _recipe(options: Options) -> Recipe:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
 import tyro
 
+from pseudoword import disk
 from pseudoword.errors import RecipeError
+from pseudoword.near import did_you_mean
 from pseudoword.settings import at_least, check_seed
 
 if TYPE_CHECKING:
@@ -44,17 +46,17 @@ class Render:
 def render(arguments: Sequence[str]) -> None:
     """Write the pictures, and print a line for each: its name, and what is on it."""
     options = _parse(Render, "render", arguments)
-    if options.output.suffix.lower() not in ("", ".png"):
+    one_file = disk.means_file(options.output, disk.IMAGE_ENDINGS)
+    if one_file and options.output.suffix.lower() != ".png":
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
     at_least(1, **{"--count": options.count})
     check_seed(**{"--seed": options.seed})
-    if options.output.suffix and not options.output.parent.is_dir():
+    if one_file and not options.output.parent.is_dir():
         raise RecipeError(f"There is no folder {str(options.output.parent)!r} to draw into; make it first.")
     if options.concept is not None and (options.held_out or options.seed):
         raise RecipeError("A concept has its own five pictures, always the same; leave out what draws others.")
     from PIL import Image
 
-    from pseudoword import disk
     from pseudoword.toybox import captions, suite, world
     from pseudoword.toybox.cache import HELD_OUT
     from pseudoword.toybox.render import render as draw
@@ -69,8 +71,11 @@ def render(arguments: Sequence[str]) -> None:
         subject = suite.NAMED[options.concept]
         drawings, pictures = dict(enumerate(suite.drawings(subject))), dict(enumerate(suite.pictures(subject)))
     else:
-        raise RecipeError(f"The toybox has no concept {options.concept!r}; its concepts are {', '.join(suite.NAMED)}.")
-    if options.output.suffix:
+        raise RecipeError(
+            f"The toybox has no concept {options.concept!r}; its concepts are {', '.join(suite.NAMED)}."
+            f"{did_you_mean(options.concept, suite.NAMED)}"
+        )
+    if one_file:
         sheet(list(pictures.values()), 12).save(options.output)
     else:
         with disk.writing(options.output):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Optional, TypeVar
 
 import tyro
 
+from pseudoword import layout
 from pseudoword.errors import RecipeError
+from pseudoword.formats.names import stem_of
 from pseudoword.layout import WORDS
 from pseudoword.methods import OPTIONS
 from pseudoword.recipe import (
@@ -54,6 +57,8 @@ class RecipeOptions(Generic[M]):
     """A recipe file (TOML), such as the recipe.toml in a run's folder. It may have several [[concepts]]."""
     further: Annotated[tuple[ConceptRecipe, ...], tyro.conf.Suppress] = ()
     """The other concepts of such a file."""
+    dataset: Annotated[Optional[str], tyro.conf.Suppress] = None
+    """The dataset of one's own that such a file's run had."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Options(RecipeOptions[M]):
     """
 
     resume: Optional[str] = None
-    """Go on from a checkpoint: 'latest', or a checkpoint's folder."""
+    """Go on from a checkpoint: 'latest', or a checkpoint's folder. The run's own recipe says all that you leave out."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print each step as a line of JSON on standard output."""
 
@@ -94,9 +99,27 @@ def run(arguments: Sequence[str]) -> int:
             f"The word {learned[0]} is in {folder}." if len(learned) == 1 else f"{len(learned)} words are in {folder}."
         )
     if watch.is_main_process():
+        if not options.json and len(failed) < len(recipe.concepts):
+            print(_next_commands(recipe, failed))
         for token, reason in failed.items():
             print(f"error: {token} was not learned: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _next_commands(recipe: Recipe, failed: Mapping[str, str]) -> str:
+    """Return what to type next: make a picture, see how good the word is, and take it to another tool."""
+    folder = Path(recipe.output.folder)
+    tokens = [concept.token for concept in recipe.concepts]
+    places = dict(zip(tokens, layout.places(folder, [stem_of(token) for token in tokens]), strict=True))
+    token = next(token for token in tokens if token not in failed)
+    word = str(places[token])
+    commands = (
+        ("generate", "--embeds", word, "--prompt", f"a photo of {token}"),
+        ("evaluate", word),
+        ("convert", word, "--to", "comfyui,a1111"),
+    )
+    lines = [shlex.join(("pseudoword", *command)) for command in commands]
+    return "\n".join(["Try next:", *(f"  {line}" for line in lines)])
 
 
 def parse(arguments: Sequence[str]) -> Options[Any]:
@@ -107,7 +130,7 @@ def parse(arguments: Sequence[str]) -> Options[Any]:
 
 def options_of(kind: type[Kind], arguments: Sequence[str], prog: str, description: str) -> Kind:
     """Return a command line's options of some kind, over those of its recipe file if it names one."""
-    file = _value_of("--recipe", arguments)
+    file = _value_of("--recipe", arguments) or _recipe_to_resume(arguments)
     default = _options(Path(file), kind) if file else None
     method = _value_of("--method", arguments) or (default.method if default else "classic")
     if method not in OPTIONS:
@@ -133,10 +156,23 @@ def recipe_of(options: RecipeOptions[Any]) -> Recipe:
             f"{options.recipe} has {len(concepts)} concepts, so options of one, such as --token, cannot say which is "
             "meant; change them in the file."
         )
-    return Recipe(concepts=concepts, method=options.method_options, **sections)
+    return Recipe(concepts=concepts, method=options.method_options, dataset=options.dataset, **sections)
 
 
 SECTIONS = ("base", "data", "training", "schedule", "engine", "validation", "output")
+
+
+def _recipe_to_resume(arguments: Sequence[str]) -> str | None:
+    """Return the recipe of the run that is resumed, which options on the command line change; None if there is none."""
+    resume = _value_of("--resume", arguments)
+    if not resume:
+        return None
+    folder = _value_of("--folder", arguments)
+    places = [Path(folder)] if folder else []
+    if resume != "latest":
+        places.append(Path(resume).parent)
+    files = [place.expanduser() / "recipe.toml" for place in places if place.name]
+    return next((str(file) for file in files if file.is_file()), None)
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
@@ -160,5 +196,6 @@ def _options(path: Path, kind: type[Kind]) -> Kind:
         method_options=recipe.method,
         method=recipe.method.name,
         recipe=path,
+        dataset=recipe.dataset,
         **sections,
     )

@@ -150,17 +150,26 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     if run is None or steps is None:
         concept = formats.read(place)
         return [Word(place, concept, base, pictures, class_word, concept.steps, run, recipe)]
-    left = dict(Run(run, hold=False).words())
+    left = _left(run)
     lacking = [str(step) for step in steps if step not in left]
     if lacking or not left:
         has = ", ".join(map(str, left)) or "none"
         missing = ", ".join(lacking) or "any"
-        raise RecipeError(f"{path!r} has left no word at step {missing}; those it has kept (--save-steps): {has}.")
+        raise RecipeError(f"{path!r} has left no word or checkpoint at step {missing}; those it has kept: {has}.")
+    if not steps:
+        steps = [step for step, _ in Run(run, hold=False).words()] or list(left)
+    token = learned.token if learned else None
     return [
-        Word(place, formats.read(file), base, pictures, class_word, step, run, recipe)
-        for step, file in left.items()
-        if not steps or step in steps
+        Word(place, formats.read(left[step], token=token), base, pictures, class_word, step, run, recipe)
+        for step in sorted(set(steps))
     ]
+
+
+def _left(run: Path) -> dict[int, Path]:
+    """Return where a word is at the steps that its run kept: in checkpoints, or in files of its own."""
+    around = run.parent.parent if run.parent.name == layout.WORDS else run  # of several words, the whole run's folder
+    places = {**dict(Run(around, hold=False).checkpoints()), **dict(Run(run, hold=False).words())}
+    return dict(sorted(places.items()))
 
 
 def names(words: Sequence[Word]) -> list[str]:

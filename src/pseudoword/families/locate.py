@@ -12,11 +12,14 @@ from pseudoword import families
 from pseudoword.errors import RecipeError
 from pseudoword.families import configurations, single_file
 from pseudoword.families.single_file import is_single_file
+from pseudoword.near import did_you_mean
 from pseudoword.recipe import BaseModel
 
 log = logging.getLogger(__name__)
 
 INDEX = "model_index.json"
+PATIENCE = 5
+"""Seconds for the Hub's first answer, before it is taken to be out of reach."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 """Hub repositories that were deleted and where their files are now."""
@@ -117,6 +120,9 @@ def _found(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
         return base
     if not HUB_ID.fullmatch(base.model):
         raise RecipeError(f"There is no folder {base.model!r}, and a Hub id looks like 'owner/name'.")
+    near = _near(base, built_in)
+    if near:
+        raise RecipeError(f"There is no model {base.model!r} here.{near} A model on the Hub is 'owner/name'.")
     refusal = _refused_by_hub(base)
     if refusal is None:
         return base
@@ -124,6 +130,18 @@ def _found(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
         log.warning("%r is no longer on the Hub; using %r instead.", base.model, MOVED[base.model])
         return dataclasses.replace(base, model=MOVED[base.model])
     raise RecipeError(str(refusal))
+
+
+def _near(base: BaseModel, built_in: Mapping[str, Path]) -> str:
+    """Return which model on this machine may be meant by a name that is none, without asking a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(base.model, INDEX, revision=base.revision), str):
+        return ""
+    place = Path(base.model).parent
+    here = [folder for folder in sorted(place.glob("*")) if (folder / INDEX).is_file()] if place.is_dir() else []
+    names = [str(folder) for folder in here]
+    return did_you_mean(base.model, names if "/" in base.model else [*built_in, *names])
 
 
 def _refused_by_hub(base: BaseModel) -> Exception | None:
@@ -137,7 +155,7 @@ def _refused_by_hub(base: BaseModel) -> Exception | None:
     )
 
     try:
-        hf_hub_download(base.model, INDEX, revision=base.revision)
+        hf_hub_download(base.model, INDEX, revision=base.revision, etag_timeout=PATIENCE)
     except RepositoryNotFoundError:
         return LookupError(
             f"There is no model {base.model!r} on the Hub, nor a folder of that name here; "

@@ -16,11 +16,12 @@ from pseudoword import disk
 from pseudoword.concept import Concept, Property
 from pseudoword.contents import Contents, Word
 from pseudoword.contracts import Format
+from pseudoword.encoders import BY_KEY
 from pseudoword.errors import FormatError, TokenError
-from pseudoword.formats import bundle, diffusers, files, kohya, onetrainer, original, tensors, webui
+from pseudoword.formats import bundle, checkpoint, diffusers, files, kohya, onetrainer, original, tensors, webui
 from pseudoword.formats.fetching import fetched, name_of_encoder
 from pseudoword.formats.files import open_file
-from pseudoword.formats.names import ENCODERS, PICTURES, container_of, metadata_of, stem_of
+from pseudoword.formats.names import PICTURES, container_of, metadata_of, stem_of
 from pseudoword.formats.tensors import BUNDLED
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "files_in",
     "find",
     "identify",
+    "is_checkpoint",
     "metadata_of",
     "open_file",
     "parts_of",
@@ -77,14 +79,21 @@ KNOWN = ("token", "property", "base", "steps", "format", "version", "encoders")
 
 
 def find(path: str | Path) -> Path:
-    """Return the embedding file that a path means: itself, or the learned word of a run's or library folder."""
+    """Return the file that a path means: itself, or in a folder a run's or library's word, or a checkpoint's rows."""
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
+    if is_checkpoint(path):
+        return path / checkpoint.STATE
     for name in IN_FOLDER:
         if (path / name).is_file():
             return path / name
     raise FormatError(f"The folder {str(path)!r} holds no {' or '.join(IN_FOLDER)}; name the file itself.")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of a run."""
+    return checkpoint.is_checkpoint(folder / checkpoint.STATE)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -138,7 +147,8 @@ def concepts_of(contents: Contents, path: Path) -> list[Concept]:
         for part in parts_of(path)[1:]:
             rows |= _rows_of_part(path, words[0], contents.metadata, part)
         words = [dataclasses.replace(words[0], rows=rows)]
-    told = {} if FORMATS["bundle"].owns(contents) else contents.metadata  # those are the LoRA's
+    about_others = len(words) > 1 or FORMATS["bundle"].owns(contents)  # the metadata are one word's, or the LoRA's
+    told = {} if about_others else contents.metadata
     return [_concept(path, word, {**told, **word.metadata}) for word in words]
 
 
@@ -150,6 +160,14 @@ def _concept(path: Path, word: Word, metadata: Mapping[str, str]) -> Concept:
             "%s: %s act on what text encoders give out, which a word here has no place for; they are left.",
             path,
             ", ".join(word.left),
+        )
+    for key, encoder in word.corrected.items():
+        log.warning(
+            "%s calls rows of width %d %s, but they are %s's. They are read so; pseudoword convert repairs the file.",
+            path,
+            word.rows[encoder].shape[1],
+            key,
+            encoder,
         )
     try:
         return Concept(
@@ -166,6 +184,8 @@ def _concept(path: Path, word: Word, metadata: Mapping[str, str]) -> Concept:
 
 def _words_of(contents: Contents, path: Path) -> list[Word]:
     """Return the words of one file, for the text encoder whose part it is."""
+    if checkpoint.is_checkpoint(path):
+        return checkpoint.words(contents, path)
     format_ = FORMATS[identify(contents, path)]
     try:
         words = format_.read(contents, path.stem)
@@ -176,7 +196,7 @@ def _words_of(contents: Contents, path: Path) -> list[Word]:
         match = GUIDES.fullmatch(path.name)
         place = int(match[1]) - 1 if match and match[1] else 0
         [(encoder, rows)] = words[0].rows.items()
-        if place < len(told) and told[place] in ENCODERS.values():  # widths do not tell small ones apart
+        if place < len(told) and told[place] in BY_KEY:  # widths do not tell small ones apart
             encoder = told[place]
         elif place and encoder == "clip_l":
             encoder = "clip_g"
@@ -232,17 +252,13 @@ def write(concept: Concept, path: str | Path) -> Path:
 
 
 def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) -> Path:
-    """Write the guide's files into a folder; without `safetensors` it gets only the .bin of each two.
-
-    Beside a .safetensors there is no .bin where PyTorch, which writes those, is not installed.
-    """
+    """Write the guide's files into a folder; without `safetensors` it gets only the .bin of each two."""
     folder.mkdir(parents=True, exist_ok=True)
-    both = safetensors and files.writes_pickles()
-    names = [name for name in IN_FOLDER if both or name.endswith(".safetensors" if safetensors else ".bin")]
+    names = [name for name in IN_FOLDER if safetensors or name.endswith(".bin")]
     written = [path for name in names for path in write_each(concept, folder / name)]
     for name in files_in(folder):  # of another choice, or of a word for other encoders; readers would take it for newer
         if folder / name not in written:
-            (folder / name).unlink()
+            disk.remove(folder / name)
     for name, line in zip(TOLD_IN_FOLDER, (concept.token, concept.property), strict=True):
         disk.write(folder / name, line)
     return folder
@@ -313,7 +329,22 @@ def bundle_into(lora: Path, concepts: Sequence[Concept], path: Path) -> Path:
             raise FormatError(f"Two words would be called {name!r} in {path}; rename one with --token.")
         added |= bundle.write(concept, name)
         told[f"{BUNDLED}{name}"] = json.dumps(metadata_of(concept), sort_keys=True)
+        if bundle.a1111_drops(concept):
+            log.warning(
+                "A1111 leaves out the whole LoRA %s, as %s has rows for %s; for A1111, keep this word in its own file.",
+                path,
+                concept.token,
+                ", ".join(concept.rows),
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk.whole(path) as out:
         tensors.copy_with(lora, out, added, told)
+    words = [key for key in tensors.header_of(path)[0] if key.startswith(BUNDLED)]
+    if len(words) > bundle.MOST_UNMATCHED:
+        log.warning(
+            "Forge leaves out the whole LoRA %s, as its words are %d tensors and it forgives %d that are no LoRA's.",
+            path,
+            len(words),
+            bundle.MOST_UNMATCHED,
+        )
     return path

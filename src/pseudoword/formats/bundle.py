@@ -15,13 +15,16 @@ import numpy as np
 
 from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
-from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, by_width, token_of
+from pseudoword.encoders import CALLED
+from pseudoword.formats.names import OUTPUTS, by_width, key_for, token_of, word_of_keys
 from pseudoword.formats.tensors import BUNDLED, EMBEDDED, shown
 
 SUFFIXES: tuple[str, ...] = ()
 """A word is put into a LoRA that is there (`formats.bundle_into`)."""
 ONE_ENCODER = ("emb_params", "emp_params")
 PARAMETER = "string_to_param"
+MOST_UNMATCHED = 12
+"""Tensors of a LoRA's file that Forge may have no use for; with more, it leaves the LoRA out."""
 
 
 def owns(contents: Contents) -> bool:
@@ -40,12 +43,12 @@ def read(contents: Contents, stem: str) -> list[Word]:
     bundles: dict[str, dict[str, np.ndarray]] = {}
     for key, rows in values.items():
         if key.startswith(BUNDLED):
-            name, _, inner = _parted(key.removeprefix(BUNDLED))
+            name, _, inner = parted(key.removeprefix(BUNDLED))
             bundles.setdefault(name, {})[inner] = rows
     return found + [_word(name, parts, contents.metadata) for name, parts in bundles.items()]
 
 
-def _parted(name: str) -> tuple[str, str, str]:
+def parted(name: str) -> tuple[str, str, str]:
     """Return a bundled tensor's word and key: a word's name may have dots, a key's only after `string_to_param`."""
     word, dot, term = name.partition(f".{PARAMETER}.")
     return (word, dot, PARAMETER) if dot and term else name.rpartition(".")
@@ -57,10 +60,10 @@ def _word(name: str, parts: Mapping[str, np.ndarray], metadata: Mapping[str, str
     alone = [rows for key, rows in parts.items() if key in (*ONE_ENCODER, PARAMETER)]
     if alone:
         return Word(token_of(name), by_width(alone[0]), told, left)
-    rows = by_encoder({key: rows for key, rows in parts.items() if key in ENCODERS})
-    if list(rows) == ["clip_l"]:  # what OneTrainer calls the one encoder of SD 2 too
-        rows = by_width(rows["clip_l"])
-    return Word(token_of(name), rows, told, left)
+    keyed = {key: rows for key, rows in parts.items() if key in CALLED}
+    if list(keyed) == ["clip_l"]:  # what OneTrainer calls the one encoder of Stable Diffusion 2.x too
+        return Word(token_of(name), by_width(keyed["clip_l"]), told, left)
+    return word_of_keys(token_of(name), keyed, told, left)
 
 
 def _told(text: str) -> dict[str, str]:
@@ -72,15 +75,17 @@ def _told(text: str) -> dict[str, str]:
     return {k: v for k, v in told.items() if isinstance(v, str)} if isinstance(told, dict) else {}
 
 
+def a1111_drops(concept: Concept) -> bool:
+    """Whether A1111 leaves out a LoRA with this word: it takes rows of one text encoder, or those of SDXL's two."""
+    return len(concept.rows) > 1 and not {"clip_l", "clip_g"} <= set(concept.rows)
+
+
 def refuses(concept: Concept) -> str | None:
     """Every word can be written so."""
     del concept
 
 
 def write(concept: Concept, name: str) -> dict[str, Any]:
-    """Return the tensors to add to a LoRA's; an only encoder is called clip_l, as OneTrainer calls it."""
-    prefix = f"{BUNDLED}{name}"
-    if len(concept.rows) == 1 and "t5" not in concept.rows:
-        return {f"{prefix}.clip_l": np.asarray(next(iter(concept.rows.values())))}
-    keys = {"t5": "t5xxl"}
-    return {f"{prefix}.{keys.get(encoder, encoder)}": np.asarray(rows) for encoder, rows in concept.rows.items()}
+    """Return the tensors to add to a LoRA's, under the keys that ComfyUI looks for; A1111 and SD.Next look at none."""
+    rows = {f"{BUNDLED}{name}.{key_for('comfyui', encoder)}": block for encoder, block in concept.rows.items()}
+    return {key: np.asarray(block) for key, block in rows.items()}

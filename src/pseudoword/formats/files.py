@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pseudoword.contents import Container, Contents, Parameters
+from pseudoword.contents import Container, Contents
 from pseudoword.errors import FormatError, NoWord, first_line
-from pseudoword.formats import pickles, pictures, tensors
+from pseudoword.formats import archive, pickles, pictures, tensors
 
 LARGEST = pickles.LARGEST
 PICTURE_STARTS = (b"\x89PNG", b"RIFF", b"\xff\x0a", b"\0\0\0\x0cJXL", b"\0\0\0\x1cftypavif", b"\0\0\0\x20ftypavif")
@@ -42,8 +40,9 @@ def open_file(path: Path) -> Contents:
 
 
 def _open_pickle(path: Path) -> Contents:
+    content, classes = path.read_bytes(), set[str]()
     try:
-        loaded, dtypes = pickles.load(path.read_bytes())
+        loaded, dtypes = pickles.load(content, classes)
     except pickles.Refused as error:
         raise FormatError(
             f"{path} is not read, because it {error}. Tensors alone are read, and nothing is carried out; "
@@ -57,7 +56,8 @@ def _open_pickle(path: Path) -> Contents:
         loaded = {"": loaded}
     if not isinstance(loaded, dict):
         raise FormatError(f"{path} holds a {type(loaded).__name__}, not named tensors.")
-    return Contents("pickle", {str(name): value for name, value in loaded.items()}, {}, dtypes)
+    values = {str(name): value for name, value in loaded.items()}
+    return Contents("pickle", values, {}, dtypes, pickles.records(content), frozenset(classes))
 
 
 def _open_picture(path: Path) -> Contents:
@@ -79,32 +79,4 @@ def to_bytes(
         return tensors.to_bytes(values, metadata, dtype)
     if container == "picture":
         return pictures.to_bytes(values, title)
-    return _to_pickle(values, dtype)
-
-
-def writes_pickles() -> bool:
-    """Whether PyTorch, which writes its files, is installed."""
-    return importlib.util.find_spec("torch") is not None
-
-
-def _to_pickle(values: Mapping[str, Any], dtype: str) -> bytes:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise FormatError(
-            "Writing a PyTorch file needs pip install 'pseudoword[torch]'; or use .safetensors."
-        ) from error
-
-    def tensor(value: Any) -> Any:
-        if isinstance(value, Parameters):
-            return torch.nn.ParameterDict({name: torch.nn.Parameter(tensor(own)) for name, own in value.items()})
-        if isinstance(value, dict):
-            return {name: tensor(own) for name, own in value.items()}
-        if not isinstance(value, np.ndarray):
-            return value
-        whole = torch.from_numpy(np.array(value))
-        return whole.to(getattr(torch, tensors.NAMES[dtype])) if whole.is_floating_point() else whole
-
-    content = io.BytesIO()
-    torch.save(tensor(dict(values)), content)
-    return content.getvalue()
+    return archive.to_bytes(values, dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
-from pseudoword.formats.names import ENCODERS, by_encoder, by_key, by_width, token_of
+from pseudoword.formats.names import are_keys, by_key, by_width, says_key, token_of, word_of_keys
 
 SUFFIXES: tuple[str, ...] = (".safetensors", ".pt", ".bin", ".png")
 PIVOTAL = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
@@ -19,9 +19,9 @@ PIVOTAL = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 
 def owns(contents: Contents) -> bool:
     """Whether a file's content is of this format."""
-    names = set(contents.values)
-    known = names == {"emb_params"} or (bool(names) and (names <= set(ENCODERS) or names <= set(PIVOTAL)))
-    return known and len(blocks(contents.values)) == len(names)
+    names, rows = set(contents.values), blocks(contents.values)
+    known = names == {"emb_params"} or (bool(names) and names <= set(PIVOTAL)) or are_keys(rows)
+    return known and len(rows) == len(names)
 
 
 def read(contents: Contents, stem: str) -> list[Word]:
@@ -30,7 +30,7 @@ def read(contents: Contents, stem: str) -> list[Word]:
     if "emb_params" in values:
         rows = values["emb_params"]
         return [Word(token_of(stem), by_width(rows))]
-    return [Word(token_of(stem), by_encoder(values))]
+    return [word_of_keys(token_of(stem), values, says_key(contents.values))]
 
 
 def refuses(concept: Concept) -> str | None:
@@ -41,4 +41,4 @@ def refuses(concept: Concept) -> str | None:
 def write(concept: Concept, name: str) -> dict[str, Any]:
     """Return the file's values."""
     del name
-    return by_key(concept, alone="emb_params", t5="t5xxl")
+    return by_key(concept, "comfyui", alone="emb_params")

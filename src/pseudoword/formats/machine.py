@@ -36,6 +36,8 @@ TYPES = {
     "int16": "I16",
     "int8": "I8",
     "uint8": "U8",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
     "bool": "BOOL",
 }
 MARK = object()
@@ -92,6 +94,8 @@ class _Machine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
     left: int = MOST_STEPS
+    named: set[str] = field(default_factory=set)
+    """Every global, as `module.name`."""
 
     def spend(self, steps: int) -> None:
         """Count steps: an opcode of one byte can make a dict of 64, or have a call copy all that is there."""
@@ -179,6 +183,7 @@ def _global(machine: _Machine, argument: Any) -> None:
     known = (module, name) in CALLS or (module, name) in CLASSES or (module == "torch" and name in (*STORAGES, *TYPES))
     if not known and (module, name) != ("torch.storage", "UntypedStorage"):
         raise Refused(f"asks for {f'{module}.{name}'[:60]!a}")
+    machine.named.add(f"{module}.{name}")
     machine.stack.append(Global(module, name))
 
 
@@ -314,9 +319,12 @@ CALLS: dict[tuple[str, str], Callable[..., Any]] = {
 CLASSES = {("torch.nn.modules.container", "ParameterDict"), ("torch", "device")}
 
 
-def evaluate(file: io.BytesIO) -> Any:
-    """Return what the next pickle of a file says, every tensor as where it is; Refused says what else it asks for."""
-    machine = _Machine()
+def evaluate(file: io.BytesIO, named: set[str] | None = None) -> Any:
+    """Return what the next pickle of a file says, every tensor as where it is; Refused says what else it asks for.
+
+    The globals that it names are added to `named`.
+    """
+    machine = _Machine(named=set() if named is None else named)
     for opcode, argument, _ in pickletools.genops(file):
         machine.spend(1)
         if opcode.name not in OPCODES:

@@ -6,17 +6,20 @@ from typing import Any
 
 from pseudoword.concept import Concept
 from pseudoword.contents import Contents, Word, blocks
+from pseudoword.encoders import BY_KEY, CALLED, KEY
 from pseudoword.errors import FormatError
-from pseudoword.formats.names import ENCODERS, OUTPUTS, by_encoder, by_key, by_width, token_of
+from pseudoword.formats.names import OUTPUTS, by_key, by_width, says_key, token_of, word_of_keys
 
 SUFFIXES: tuple[str, ...] = (".safetensors", ".pt")
+BOTH = {"emp_params", "clip_l"}
+"""Keys of the same rows, written where it is open whether they are for Stable Diffusion 1.x."""
 
 
 def owns(contents: Contents) -> bool:
     """Whether a file's content is of this format: what kohya's files have not."""
     names = set(contents.values)
     inputs = names - OUTPUTS
-    return bool(names) and (inputs == {"emp_params"} or inputs <= set(ENCODERS))
+    return ("emp_params" in inputs and inputs <= BOTH) or (inputs < names and inputs <= set(CALLED))
 
 
 def read(contents: Contents, stem: str) -> list[Word]:
@@ -27,16 +30,25 @@ def read(contents: Contents, stem: str) -> list[Word]:
         raise FormatError(f"{', '.join(left)} act on what text encoders give out, and there is no word beside them.")
     if "emp_params" in values:
         rows = values["emp_params"]
-        return [Word(token_of(stem), by_width(rows), left=left)]
-    return [Word(token_of(stem), by_encoder({k: v for k, v in values.items() if k in ENCODERS}), left=left)]
+        return [Word(token_of(stem), by_width(rows), says_key(set(values) - OUTPUTS), left=left)]
+    keyed = {name: rows for name, rows in values.items() if name in CALLED}
+    return [word_of_keys(token_of(stem), keyed, says_key(keyed), left)]
 
 
 def refuses(concept: Concept) -> str | None:
-    """Every word can be written so."""
-    del concept
+    """Say why a word cannot be written so; None if it can."""
+    unknown = [encoder for encoder in concept.rows if encoder in BY_KEY and not _trains(encoder)]
+    return f"has no place for rows of {', '.join(unknown)}" if unknown else None
+
+
+def _trains(encoder: str) -> bool:
+    return encoder == "clip_h" or "onetrainer" in BY_KEY[encoder].readers
 
 
 def write(concept: Concept, name: str) -> dict[str, Any]:
     """Return the file's values."""
     del name
-    return by_key(concept, alone="emp_params", t5="t5")
+    values = by_key(concept, "onetrainer", alone="emp_params")
+    if concept.metadata.get(KEY) == "clip_l" and set(values) == {"emp_params"}:
+        values["clip_l"] = values["emp_params"]  # it looks for this key where the base is FLUX.1
+    return values

@@ -27,14 +27,14 @@ MAGIC = 0x1950A86A20F9469CFC6C
 """The first pickle of files as torch wrote them before 1.6."""
 
 
-def load(content: bytes) -> tuple[Any, dict[str, str]]:
+def load(content: bytes, named: set[str] | None = None) -> tuple[Any, dict[str, str]]:
     """Return what a PyTorch file holds, as dicts, lists, texts, numbers and fp32 arrays, and how these are stored.
 
-    The latter by name, dotted where one is in another. ValueError, KeyError or what else a broken file leads to, if it
-    holds more than that or less than it says.
+    The latter by name, dotted where one is in another. What the pickles name is added to `named`. ValueError, KeyError
+    or what else a broken file leads to, if it holds more than that or less than it says.
     """
     if content[:2] != b"PK":
-        return _load_legacy(content)
+        return _load_legacy(content, named)
     if content.count(b"PK\x01\x02") > MOST_PARTS:  # each begins an entry in the table, of 46 bytes and more
         raise Refused("has more parts than an embedding can have")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -49,18 +49,26 @@ def load(content: bytes) -> tuple[Any, dict[str, str]]:
         if order != b"little":
             raise Refused("was written by a machine of the other byte order")
         with archive.open(name) as file:
-            value = evaluate(io.BytesIO(file.read(LARGEST_PICKLE)))
+            value = evaluate(io.BytesIO(file.read(LARGEST_PICKLE)), named)
         return _filled(value, lambda storage: archive.read(f"{root}data/{storage.key}"))
 
 
-def _load_legacy(content: bytes) -> tuple[Any, dict[str, str]]:
+def records(content: bytes) -> tuple[str, ...]:
+    """Return the names of the records of a file that `load` has read; none if it is no zip."""
+    if content[:2] != b"PK":
+        return ()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return tuple(archive.namelist())
+
+
+def _load_legacy(content: bytes, named: set[str] | None) -> tuple[Any, dict[str, str]]:
     """Read a file as torch wrote them before 1.6: five pickles, then each storage as its length and its numbers."""
     file = io.BytesIO(content[:LARGEST_PICKLE])
-    if evaluate(file) != MAGIC:
+    if evaluate(file, named) != MAGIC:
         raise Refused("is a pickle of something else than tensors")
-    evaluate(file)
-    evaluate(file)
-    value, keys = evaluate(file), evaluate(file)
+    evaluate(file, named)
+    evaluate(file, named)
+    value, keys = evaluate(file, named), evaluate(file, named)
     begins: dict[str, int] = {}
     lengths = _lengths(value)
     for key in map(str, keys):

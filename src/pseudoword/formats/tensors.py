@@ -26,7 +26,6 @@ BUNDLED, EMBEDDED = "bundle_emb.", "<embed>"
 """What tensors of words begin with in a LoRA file, and what metadata say of them in lora_pti's."""
 OF_A_LORA = re.compile(r"^lora_|[._](lora|hada|lokr|oft)_[\w.]+|:\d+:(up|down)$|\.(alpha|dora_scale)$")
 """In the names that kohya's, diffusers', LyCORIS' and cloneofsimo's LoRAs give their tensors."""
-NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def header_of(path: Path) -> tuple[dict[str, Any], int]:

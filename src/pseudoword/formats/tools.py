@@ -3,110 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 
 from pseudoword.contents import Contents, Parameters
-from pseudoword.formats.names import PICTURES, container_of
-from pseudoword.formats.tensors import BUNDLED
-
-BASES = {
-    ("clip_l:768",): "Stable Diffusion 1.x",
-    ("clip_h:1024",): "Stable Diffusion 2.x",
-    ("clip_l:768", "clip_g:1280"): "Stable Diffusion XL",
-    ("clip_l:768", "clip_g:1280", "t5:4096"): "Stable Diffusion 3",
-    ("clip_l:768", "t5:4096"): "FLUX.1",
-    ("t5:4096",): "a base with T5-XXL alone (PixArt, or FLUX.1 without its CLIP)",
-    ("clip_g:1280",): "the second text encoder of Stable Diffusion XL",
-}
-"""Kinds of base models by the text encoders and widths of their words."""
-
-
-WITH_ONE_ENCODER = (768, 1024)
-"""Widths of text encoders that bases have alone: Stable Diffusion 1.x and 2.x."""
-LOADABLE = (".pt", ".bin", ".safetensors")
-
-
-def base_of(rows: Mapping[str, np.ndarray]) -> str | None:
-    """Return for which kind of base model a word's rows are; None for widths that no released one has."""
-    return BASES.get(tuple(f"{encoder}:{block.shape[1]}" for encoder, block in rows.items()))
-
-
-@dataclass(frozen=True)
-class File:
-    """A file as tools look at it: what is in it, and what it is called."""
-
-    contents: Contents
-    name: str
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """Its named values."""
-        return self.contents.values
-
-    @property
-    def path(self) -> PurePath:
-        """Its name, to be taken apart."""
-        return PurePath(self.name)
-
-    @property
-    def ending(self) -> str:
-        """Its ending, in lower case."""
-        return self.path.suffix.lower()
-
-    @property
-    def is_what_it_says(self) -> bool:
-        """Whether the container is the one that the file's ending promises."""
-        return self.contents.container == container_of(self.ending)
-
-    @property
-    def terms(self) -> Mapping[str, Any]:
-        """The rows of `string_to_param` by their names; none in a file of another kind."""
-        own = self.values.get("string_to_param")
-        return own if isinstance(own, Mapping) else {}
-
-    @property
-    def bundled(self) -> bool:
-        """Whether words are bundled with a LoRA."""
-        return any(name.startswith(BUNDLED) for name in self.values)
-
-    @property
-    def beside_others(self) -> bool:
-        """Whether what was read is a part of the file, a LoRA's."""
-        return self.contents.others > 0
-
-    @property
-    def only_width(self) -> int:
-        """The width of the file's only rows; 0 if it has rows of several."""
-        rows = list(self.terms.values() or self.values.values())
-        return self.width(rows[0]) if len(rows) == 1 else 0
-
-    def has(self, *names: str) -> bool:
-        """Whether there are values of all these names."""
-        return all(name in self.values for name in names)
-
-    def width(self, value: Any) -> int:
-        """The last dimension of an array; 0 of anything else."""
-        return value.shape[-1] if isinstance(value, np.ndarray) and value.ndim else 0
-
-    @property
-    def first(self) -> Any:
-        """The first value, as tools take it that do not look at names."""
-        return next(iter(self.values.values()), None)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a tool does with a file for which `when` holds and no earlier rule did."""
-
-    when: Callable[[File], bool]
-    loads: bool
-    says: str
-    """As what it is loaded, or why it is not."""
+from pseudoword.formats import misread
+from pseudoword.formats.rule import (
+    AS_XL,
+    BY_ENDING,
+    FIRST_IS_WORD,
+    FOREIGN,
+    LOADABLE,
+    NAMELESS,
+    NO_BASE,
+    NO_LORA,
+    NO_PICTURES,
+    NO_SAFE_TYPE,
+    PART_OF_LORA,
+    SEVERAL,
+    UNEVEN,
+    WRONG_KEY,
+    Rule,
+)
+from pseudoword.formats.rule import is_array as _is_array
+from pseudoword.formats.rule import loads as _loads
+from pseudoword.formats.rule import one as _one
+from pseudoword.formats.rule import refuses as _not
+from pseudoword.formats.tool_file import File
+from pseudoword.formats.webui_rules import A1111_RULES, FORGE_RULES
 
 
 @dataclass(frozen=True)
@@ -116,6 +42,8 @@ class Verdict:
     loads: bool
     says: str
     trigger: str = ""
+    needs: str = ""
+    """What has to be set in the tool first."""
 
 
 @dataclass(frozen=True)
@@ -136,25 +64,9 @@ class Tool:
         file = File(contents, name)
         for rule in self.rules:
             if rule.when(file):
-                return Verdict(rule.loads, rule.says, self.trigger(file) if rule.loads else "")
+                trigger = self.trigger(file) if rule.loads else ""
+                return Verdict(rule.loads, rule.says, trigger, rule.needs(file) if rule.needs else "")
         return Verdict(False, "it is of no kind that this tool knows")
-
-
-def _loads(when: Callable[[File], bool], says: str) -> Rule:
-    return Rule(when, True, says)
-
-
-def _not(when: Callable[[File], bool], says: str) -> Rule:
-    return Rule(when, False, says)
-
-
-def _is_array(value: Any, *dimensions: int) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim in dimensions
-
-
-def _one(values: Iterable[Any], *dimensions: int) -> bool:
-    own = list(values)
-    return len(own) == 1 and _is_array(own[0], *dimensions)
 
 
 def _stem(file: File) -> str:
@@ -176,47 +88,35 @@ def _token_for_diffusers(file: File) -> str:
 BAD_IN_COMFYUI = re.compile(r"[\s<>\[\](),:]")
 """What ends a name after `embedding:`, or weights it."""
 
-NO_BASE = _not(lambda f: f.only_width not in (0, *WITH_ONE_ENCODER), "has no base with one text encoder of this width")
-PART_OF_LORA = _not(lambda f: f.beside_others and not f.bundled, "finds the tensors of a LoRA around the word")
-NO_PICTURES = _not(lambda f: f.contents.container == "picture", "reads no pictures")
-BY_ENDING = _not(lambda f: not f.is_what_it_says, "goes by the ending, which says another kind of file than it is")
-NO_LORA = _not(lambda f: f.bundled, "knows no words in LoRA files")
-NAMELESS = _not(lambda f: f.has(""), "expects tensors with names")
-NO_SAFE_TYPE = _not(
-    lambda f: isinstance(f.terms, Parameters),
-    "unpickles safe types alone, as torch does since 2.6; this has others",
-)
-FIRST_IS_WORD = _loads(
-    lambda f: f.has("emp_params") and f.first is f.values["emp_params"], "the first of its tensors, emp_params"
-)
-AS_XL = _not(lambda f: f.has("clip_g") and (f.has("t5") or f.has("t5xxl")), "takes a word for SD 3 for one of SDXL's")
-A1111_RULES = (
-    NAMELESS,
-    PART_OF_LORA,
-    _not(lambda f: f.ending not in (*LOADABLE, *PICTURES), "reads .pt, .bin, .safetensors and pictures"),
-    BY_ENDING,
-    NO_BASE,
-    _loads(lambda f: len(f.terms) == 1, "its own kind (string_to_param)"),
-    _not(lambda f: bool(f.terms), "expects one word, and there are several"),
-    _not(lambda f: f.bundled, "loads words in a LoRA with the LoRA alone: put it into models/Lora"),
-    AS_XL,
-    _loads(lambda f: f.has("clip_l", "clip_g"), "an SDXL word (clip_l, clip_g)"),
-    _loads(lambda f: _one(f.values.values(), 1, 2), "a single tensor, whatever it is called"),
-    _not(lambda _: True, "finds several tensors, and is no SDXL word"),
-)
 COMFYUI_RULES = (
     NAMELESS,
     PART_OF_LORA,
     _not(lambda f: f.ending not in LOADABLE, "reads .safetensors, .pt and .bin"),
     BY_ENDING,
     _not(lambda f: bool(BAD_IN_COMFYUI.search(f.path.stem)), "cannot have this name after embedding: in a prompt"),
-    _loads(lambda f: isinstance(f.terms, Parameters), "the numbers of the zip, as it has types that are not safe"),
-    _loads(lambda f: bool(f.terms), "the first term of string_to_param"),
-    _not(
-        lambda f: f.has("t5") and not f.has("t5xxl"),
-        "looks for t5xxl, where this has t5; convert --to comfyui mends it",
+    _loads(
+        lambda f: isinstance(f.terms, Parameters) and misread.is_right_in_zip(f.contents),
+        "the numbers of the zip, as it has types that are not safe",
     ),
-    _loads(lambda f: f.has("clip_l") or f.has("clip_g") or f.has("t5xxl"), "rows by text encoder"),
+    _not(
+        lambda f: isinstance(f.terms, Parameters),
+        "would take the numbers of the zip for fp32 and rows of 768, as it has types that are not safe; "
+        "convert --to comfyui mends it",
+    ),
+    _loads(lambda f: bool(f.terms), "the first term of string_to_param"),
+    SEVERAL,
+    _not(lambda f: misread.unread_by("comfyui", f.contents), "takes no words for this text encoder"),
+    WRONG_KEY,
+    _not(
+        lambda f: misread.called_otherwise("comfyui", f.contents),
+        "looks for another key, such as t5xxl, where this has t5; convert --to comfyui mends it",
+    ),
+    _loads(lambda f: f.keyed, "rows by text encoder"),
+    _not(
+        lambda f: f.bundled and not misread.comfyui_finds_bundled(f.contents),
+        "looks for a bundled word under the key of its text encoder, such as clip_h, and would take the LoRA's first "
+        "tensor; pseudoword convert --to comfyui takes the word out",
+    ),
     _loads(lambda f: f.bundled, "words bundled with a LoRA, all of them one after the other"),
     _loads(lambda f: _is_array(f.first, 1, 2) and len(f.values) == 1, "its first tensor"),
     FIRST_IS_WORD,
@@ -237,7 +137,10 @@ INVOKEAI_RULES = (
     NO_SAFE_TYPE,
     NO_PICTURES,
     BY_ENDING,
+    SEVERAL,
+    WRONG_KEY,
     AS_XL,
+    FOREIGN,
     _loads(
         lambda f: f.has("string_to_token") and _first_term_width(f) in WIDTHS, "a word of string_to_token and _param"
     ),
@@ -265,7 +168,11 @@ KOHYA_RULES = (
     NO_PICTURES,
     BY_ENDING,
     _loads(lambda f: _one(f.terms.values(), 2), "the term of string_to_param"),
+    SEVERAL,
+    WRONG_KEY,
     AS_XL,
+    FOREIGN,
+    UNEVEN,
     _loads(lambda f: f.has("clip_l", "clip_g"), "an SDXL word (clip_l, clip_g)"),
     _not(lambda f: f.has("clip_g"), "expects clip_l beside clip_g"),
     NO_BASE,
@@ -278,10 +185,26 @@ KOHYA_RULES = (
 ONETRAINER_RULES = (
     NO_PICTURES,
     _loads(lambda f: f.has("emp_params"), "a word for one text encoder (emp_params)"),
-    _not(lambda f: f.has("t5xxl") and not f.has("t5"), "looks for t5, where this has t5xxl; convert --to onetrainer"),
-    _loads(lambda f: f.has("clip_l") or f.has("clip_g") or f.has("t5"), "rows by text encoder"),
-    _not(lambda _: True, "looks for emp_params, clip_l, clip_g or t5; convert --to onetrainer renames them"),
+    SEVERAL,
+    _not(lambda f: misread.unread_by("onetrainer", f.contents), "trains no words for this text encoder"),
+    WRONG_KEY,
+    _not(
+        lambda f: misread.called_otherwise("onetrainer", f.contents),
+        "looks for another key, such as t5, where this has t5xxl; convert --to onetrainer mends it",
+    ),
+    _loads(lambda f: f.keyed and not f.has("clip_h"), "rows by text encoder"),
+    _not(
+        lambda _: True, "looks for emp_params, clip_l, clip_g, t5, llama or gemma; convert --to onetrainer renames them"
+    ),
 )
+
+
+def _vectors_to_set(vectors: int) -> str:
+    """What the original's configuration has to say for a word of several vectors; it takes one as it is."""
+    place = "num_vectors_per_token in configs/stable-diffusion/v1-inference.yaml"
+    return f"set {place} to {vectors}" if vectors > 1 else ""
+
+
 ORIGINAL_RULES = (
     _not(lambda f: f.contents.container != "pickle", "reads PyTorch files alone"),
     _loads(
@@ -291,6 +214,7 @@ ORIGINAL_RULES = (
             and all(_is_array(own, 0, 1) for own in f.values["string_to_token"].values())
         ),
         "the terms of string_to_param, at the ids of string_to_token",
+        lambda f: _vectors_to_set(max(len(np.atleast_2d(rows)) for rows in f.terms.values())),
     ),
     _not(lambda f: bool(f.terms), "compares ids as tensors, and A1111 writes them as numbers"),
     _not(lambda _: True, "looks for string_to_token and string_to_param"),
@@ -302,6 +226,7 @@ DIFFUSERS_RULES = (
     _loads(lambda f: _one(f.values.values(), 1, 2), "a single tensor, called as the token"),
     _loads(lambda f: "*" in f.terms and f.has("name"), "A1111's kind, called as its name"),
     _not(lambda f: bool(f.terms), "looks for a name, which the original's files have not"),
+    SEVERAL,
     _not(
         lambda f: len(f.values) > 1,
         "takes one text encoder a file; pseudoword.load takes this one, convert --to diffusers splits it",
@@ -309,10 +234,11 @@ DIFFUSERS_RULES = (
     _not(lambda _: True, "expects one tensor"),
 )
 WEBUI_SOURCE = (
-    "AUTOMATIC1111/stable-diffusion-webui@22ecb78 modules/textual_inversion/textual_inversion.py load_from_file"
+    "AUTOMATIC1111/stable-diffusion-webui@82a973c modules/textual_inversion/textual_inversion.py load_from_file, "
+    "modules/safe.py, extensions-builtin/Lora/networks.py"
 )
 FORGE_SOURCE = (
-    "lllyasviel/stable-diffusion-webui-forge@42ef31f backend/text_processing/textual_inversion.py load_from_file"
+    "lllyasviel/stable-diffusion-webui-forge@dfdcbab backend/text_processing/textual_inversion.py load_from_file"
 )
 TOOLS: dict[str, Tool] = {
     "diffusers": Tool(
@@ -328,20 +254,20 @@ TOOLS: dict[str, Tool] = {
         "stable-diffusion-webui-forge/embeddings/",
         _name_in_picture,
         FORGE_SOURCE,
-        A1111_RULES,
+        FORGE_RULES,
     ),
     "comfyui": Tool(
         "ComfyUI",
         "ComfyUI/models/embeddings/",
         lambda f: f"embedding:{f.path.stem}",
-        "Comfy-Org/ComfyUI@4bd7a40 comfy/sd1_clip.py load_embed",
+        "Comfy-Org/ComfyUI@4f874c5 comfy/sd1_clip.py load_embed",
         COMFYUI_RULES,
     ),
     "invokeai": Tool(
         "InvokeAI",
         "the Model Manager: Add Model, then this file",
         lambda f: f"<{f.path.stem}>",
-        "invoke-ai/InvokeAI@9faffe9 invokeai/backend/model_manager/configs/textual_inversion.py _get_base_or_raise",
+        "invoke-ai/InvokeAI@8e71a8a invokeai/backend/model_manager/configs/textual_inversion.py _get_base_or_raise",
         INVOKEAI_RULES,
     ),
     "kohya": Tool(

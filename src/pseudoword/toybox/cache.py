@@ -33,7 +33,7 @@ def drawn_ahead(path: Path, count: int, draw: Callable[[int], Picture]) -> UInt8
             for i, picture in enumerate(drawers.map(draw, range(count), chunksize=200)):
                 pictures[i] = picture
         pictures.flush()
-        temporary.replace(path)
+        disk.rename(temporary, path)
     return load(path, count)
 
 
@@ -41,7 +41,7 @@ def keep(path: Path, values: np.ndarray) -> None:
     """Write an array to a file, which is whole or not there."""
     temporary = path.with_name(f"{disk.TEMPORARY}{os.getpid()}-{path.name}")
     np.save(temporary, values)
-    temporary.replace(path)
+    disk.rename(temporary, path)
 
 
 def load(path: Path, count: int) -> np.ndarray:

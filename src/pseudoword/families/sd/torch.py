@@ -11,7 +11,7 @@ from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from jaxtyping import Float
 from transformers import CLIPTextModel
 
-from pseudoword.concept import encoder_of_width
+from pseudoword.encoders import encoder_of_width
 from pseudoword.families.latent_diffusion import LatentDiffusion, Latents, Rows
 from pseudoword.families.lookup import lent
 from pseudoword.families.sd import facts

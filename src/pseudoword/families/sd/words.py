@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pseudoword.concept import encoder_of_width
+from pseudoword.encoders import encoder_of_width
 from pseudoword.families import clip_words, single_file
 from pseudoword.families.sd import facts
 from pseudoword.families.sd.single_file import embedding_table
