@@ -19,6 +19,7 @@ PACKAGE = "pseudoword"
 
 LAYERS = [
     {"cli", "commands", "demo"},
+    {"flags"},
     {"checking", "trials"},
     {"training", "inspection", "converting", "interruption"},
     {"job"},

@@ -124,6 +124,7 @@ def test_the_page_names_only_options_that_there_are():
     known = {f"--{name.replace('_', '-')}" for kind in kinds for name in settings(kind)}
     known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', guide)) | {
         "--help",
+        "--help-all",
         "--cpu",
     }  # the last is accelerate launch's
     assert len(known) > 100

@@ -16,6 +16,19 @@ DESCRIPTION = """Say what training would make of your pictures and captions, wit
 
 Takes the options of `pseudoword train` and reads no weights but the text encoder's table. Exit code 1 if training
 would refuse, with the sentence that it would give."""
+EXAMPLE = "pseudoword check --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy"
+FIRST = (
+    "model",
+    "token",
+    "pictures",
+    "initializer",
+    "num_vectors",
+    "captions",
+    "fit",
+    "recipe",
+    "time",
+    "json",
+)
 SHOWN = 12
 """Captions that the table shows of many."""
 
@@ -32,7 +45,7 @@ class Options(RecipeOptions[M]):
 
 def run(arguments: Sequence[str]) -> int:
     """Check, and print tables or JSON."""
-    options = options_of(Options, arguments, "pseudoword check", DESCRIPTION)
+    options = options_of(Options, arguments, "pseudoword check", DESCRIPTION, (EXAMPLE,), FIRST)
     from pseudoword import watch
 
     watch.show_messages()

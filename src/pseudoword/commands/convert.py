@@ -13,11 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
-from pseudoword import bar
+from pseudoword import bar, flags
 
 if TYPE_CHECKING:
     from pseudoword.converting import Outcome
 
+EXAMPLES = (
+    "pseudoword convert cat-run --to comfyui,a1111 --output cat-files",
+    "pseudoword convert embeddings/ --to invokeai --output for-invokeai",
+    "pseudoword convert cat-run --into lora.safetensors --output with-cat.safetensors",
+)
 DESCRIPTION = (
     "Write words as the files of other tools: diffusers, a1111, a1111-picture, forge, comfyui, invokeai, kohya, "
     "onetrainer, original; or into a LoRA's file. What a file cannot say is told."
@@ -48,13 +53,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Convert, show what became of each, and return 1 if something could not be converted."""
-    options = tyro.cli(
-        Options,
-        args=list(arguments),
-        prog="pseudoword convert",
-        description=DESCRIPTION,
-        config=(tyro.conf.HelptextFromCommentsOff,),
-    )
+    options = flags.parse(Options, arguments, "pseudoword convert", DESCRIPTION, examples=EXAMPLES)
     from pseudoword import watch
 
     watch.show_messages()
