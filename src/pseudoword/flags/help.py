@@ -219,7 +219,9 @@ def _width() -> int:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    whole = text.replace("(default: ", "(default:\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _bold(line: str) -> str:
