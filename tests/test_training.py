@@ -190,7 +190,7 @@ def test_a_word_goes_on_from_an_earlier_file(make_recipe: MakeRecipe, tmp_path: 
     more = make_recipe(num_vectors=2, initializer=str(earlier), learning_rate=0.0, folder=str(tmp_path / "more"))
     list(train(more))
     assert rows_of(tmp_path / "more").tobytes() == rows_of(tmp_path / "run").tobytes()
-    with pytest.raises(RecipeError, match=r"has 2 vector\(s\) for clip_l, but num_vectors is 3"):
+    with pytest.raises(RecipeError, match=r"has 2 vector\(s\), but num_vectors is 3"):
         list(train(make_recipe(num_vectors=3, initializer=str(earlier), folder=str(tmp_path / "other"))))
 
 

@@ -286,7 +286,7 @@ VALUES |= {"concepts.0.property": ("object", "style"), "data.split": ("train", "
 
 
 def test_settings_that_can_be_varied_are_told_apart_from_training_to_the_report(tmp_path: Path):
-    plain, names = trials.plain_recipe(), ranges._settings()
+    plain, names = trials.plain_recipe(), ranges._settings(trials.plain_recipe())
     assert {"concepts.0.num_vectors", "schedule.learning_rate", "method.name"} <= set(names)
     assert not {"training.seed", "concepts.0.token", "concepts.0.pictures"} & set(names)
     for name in names:

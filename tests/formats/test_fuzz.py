@@ -182,7 +182,7 @@ def grown() -> int:
 
 
 def test_changed_files_are_words_or_refused(tmp_path: Path):
-    came = fuzz(tmp_path, seed=0, examples=500)
+    came = fuzz(tmp_path, seed=0, examples=700)
     assert came["word"] > 10, "or nothing of what reads words was tried"
     assert came["refused"] > 10
 
