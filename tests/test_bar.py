@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pseudoword import bar, watch
+from pseudoword import bar, cli, watch
 from pseudoword.progress import Progress, clock
 from tests.screen import seen, terminal
 
@@ -154,3 +154,21 @@ def test_times_are_hours_minutes_and_seconds(seconds: float, text: str) -> None:
 def test_plain_lines_say_what_is_left_in_hours_minutes_and_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     watch.follow(iter([Progress(1, 4000, {"<t>": 1.0}, 1e-3, 1.0, (Path("checkpoint-1"),))]))
     assert " s a step  1:06:39 left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_lines_break_between_words_at_a_terminal_and_nowhere_else(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = " ".join(f"word-{number}" for number in range(60)) + " /a/path" * 3
+    with terminal(width) as stream:
+        watch.show_messages()
+        logging.getLogger("pseudoword.x").warning(sentence)
+        cli.main(["inspect", "w.pt", "--config", "x"])
+    lines = stream.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(lines).startswith(sentence)
+    assert " ".join(lines).endswith(" error: --config goes with --model FILE, but there is no --model.")
+    watch.show_messages()
+    logging.getLogger("pseudoword.x").warning(sentence)
+    assert capsys.readouterr().err.splitlines() == [sentence]

@@ -56,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has enough; keep the interpreter's exit quiet about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    from pseudoword.watch import is_main_process
+    from pseudoword.watch import is_main_process, wrapped
 
     if is_main_process():
+        ended = wrapped(ended)
         print(ended, file=sys.stderr)
     return code
 

@@ -6,7 +6,9 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -63,9 +65,18 @@ class _Messages(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line."""
         try:
-            print(self.format(record), file=sys.stderr, flush=True)
+            print(wrapped(self.format(record)), file=sys.stderr, flush=True)
         except Exception:  # as every handler of logging: a line that cannot be shown ends nothing
             self.handleError(record)
+
+
+def wrapped(text: str) -> str:
+    """Return a text for standard error: at a terminal its lines break between words, elsewhere they are left whole."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")]
+    return "\n".join(lines)
 
 
 def _last(run: Iterable[Progress]) -> Progress | None:
