@@ -33,7 +33,6 @@ PARTS = {
 """Functions that return parts of sentences, which are listed too, by file and name."""
 NOT_ON_THE_PAGE = {
     ("src/pseudoword/cli.py", "ended"): "a caught error's own sentence, printed as it is",
-    ("src/pseudoword/cli.py", "wrapped(ended)"): "the same, as wide as the terminal",
     ("src/pseudoword/watch.py", "wrapped(self.format(record))"): "what was logged, listed where it is said",
     ("src/pseudoword/disk.py", "error.errno"): "what stands after 'Cannot write to …:', in place of the system's words",
     ("src/pseudoword/data/folder.py", "str(error)"): "what the system says of a file",
