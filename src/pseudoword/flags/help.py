@@ -73,7 +73,6 @@ def page(
             for flag in rest:
                 if flag.section == section:
                     lines += _row(flag, width)
-        lines += ["", *_wrapped("--[no-]name: --name turns it on, --no-name off.", width)]
     elif rest:
         lines += ["", *_wrapped(f"{len(rest)} more options, by section: {prog} --help-all", width)]
     return "\n".join(lines)
@@ -125,8 +124,9 @@ def _flag(name: str, hint: Any, marks: Sequence[Any], value: Any, text: str, sec
         beside = "NAME"
         notes.append(f"{'Some' if several else 'One'} of {', '.join(map(str, choices))}.")
     if one is bool:
-        usage = flag if tyro.conf.FlagCreatePairsOff in marks else f"--[no-]{name.replace('_', '-')}"
-        notes += ["(default: on)"] if value is True else []
+        usage = flag
+        if tyro.conf.FlagCreatePairsOff not in marks:
+            notes.append(f"(default: {flag})" if value is True else f"(default: {flag.replace('--', '--no-', 1)})")
     elif positional:
         usage = name.upper() + (" ..." if several else "")
     elif tyro.conf.UseAppendAction in marks:
