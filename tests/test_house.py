@@ -19,10 +19,12 @@ PACKAGE = "pseudoword"
 
 LAYERS = [
     {"cli", "commands", "demo"},
+    {"flags"},
     {"checking", "trials"},
     {"training", "inspection", "converting", "interruption"},
     {"job"},
     {"watch"},
+    {"bar"},
     {"evaluate", "hub"},
     {"card", "generate", "loading", "hub_client", "run", "starting", "tracking"},
     {"toybox"},

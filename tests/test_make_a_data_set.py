@@ -62,7 +62,7 @@ def test_every_command_of_the_page_runs(here: Path, base: Path, capsys: pytest.C
 
 def test_every_option_that_the_page_names_is_one(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        cli.main(["check", "--help"])
+        cli.main(["check", "--help-all"])
     known = capsys.readouterr().out
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE))
     assert len(named) > 12

@@ -125,7 +125,7 @@ def test_a_configuration_without_a_base_to_configure_is_refused(
     base: Path, place: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert cli.main(["inspect", "x.pt", "--config", str(place / "sd-config")]) == 1
-    assert "--config goes with --base FILE, but there is no --base." in capsys.readouterr().err
+    assert "--config goes with --model FILE, but there is no --model." in capsys.readouterr().err
     assert cli.main(["generate", "--model", str(base), "--prompt", "a toy", "--config", str(place / "sd-config")]) == 1
     assert "a folder or a model on the Hub has its own configuration, so leave --config out." in capsys.readouterr().err
 

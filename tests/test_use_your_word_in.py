@@ -78,10 +78,12 @@ def test_the_commands_work_as_printed(
     assert len(commands) >= 10
     for command in commands:
         arguments = shlex.split(command)[1:]
-        if "--base" in arguments:  # a base at the real size is not at hand: one of the miniature's width is
+        if (
+            "--model" in arguments and "scale" in arguments
+        ):  # a base at the real size is not at hand: one of the miniature's width is
             small = word("sd1").rows["clip_l"][:, :32]
             formats.Concept("<my-cat>", {"clip_l": small}).save(tmp_path / "my-cat.safetensors")
-            arguments[arguments.index("--base") + 1] = str(base)
+            arguments[arguments.index("--model") + 1] = str(base)
         assert cli.main(arguments) == 0, f"{command}: {capsys.readouterr().err}"
         capsys.readouterr()
     assert formats.read("our-cat.safetensors").token == "<our-cat>"

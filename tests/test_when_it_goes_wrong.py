@@ -33,7 +33,7 @@ PARTS = {
 """Functions that return parts of sentences, which are listed too, by file and name."""
 NOT_ON_THE_PAGE = {
     ("src/pseudoword/cli.py", "ended"): "a caught error's own sentence, printed as it is",
-    ("src/pseudoword/watch.py", "self.format(record)"): "what was logged, listed where it is said",
+    ("src/pseudoword/watch.py", "wrapped(self.format(record))"): "what was logged, listed where it is said",
     ("src/pseudoword/disk.py", "error.errno"): "what stands after 'Cannot write to …:', in place of the system's words",
     ("src/pseudoword/data/folder.py", "str(error)"): "what the system says of a file",
     ("src/pseudoword/data/folder.py", "str(error) or type(error).__name__"): "what Pillow says of a broken file",
@@ -56,7 +56,10 @@ NOT_ON_THE_PAGE = {
     ("src/pseudoword/hub_client.py", HIDDEN): "the sentence that is read beside it, without the token",
     ("src/pseudoword/recipe.py", "f'{path}: {error}'"): "a RecipeError's own sentence, with the file's name",
     ("src/pseudoword/run.py", "… is …"): "in brackets in 'The checkpoint … cannot be read (…)'",
-    ("src/pseudoword/watch.py", "_sentence(last, losses, pace)"): "the line of a step at which nothing went wrong",
+    (
+        "src/pseudoword/watch.py",
+        "_sentence(last, losses, pace, left)",
+    ): "the line of a step that went well",
     ("examples/textual_inversion/textual_inversion.py", "ended"): "a caught error's own sentence, or the happy end",
 }
 """Messages that are not to be listed, by file and sentence, or expression where it cannot be read, with the reason."""
@@ -121,6 +124,7 @@ def test_the_page_names_only_options_that_there_are():
     known = {f"--{name.replace('_', '-')}" for kind in kinds for name in settings(kind)}
     known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', guide)) | {
         "--help",
+        "--help-all",
         "--cpu",
     }  # the last is accelerate launch's
     assert len(known) > 100

@@ -21,24 +21,19 @@ COMMANDS = {
     "toybox": "look at the drawn world of that small model, and train it",
 }
 
-HELP = "\n".join(
-    [
-        "usage: pseudoword COMMAND [OPTIONS]",
-        "",
-        "Teach a text-to-image model a new word from a handful of pictures.",
-        "",
-        *(f"  {name:<10}{what}" for name, what in COMMANDS.items()),
-        "",
-        "pseudoword COMMAND --help tells a command's options; pseudoword --version the version.",
-    ]
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP)
+    if not words or words[0] in ("-h", "--help", "--help-all", "help"):
+        from pseudoword.flags import help as help_page
+
+        print(
+            help_page.table(
+                "pseudoword", "Teach a text-to-image model a new word from a handful of pictures.", COMMANDS
+            )
+        )
+        print("pseudoword --version tells the version.")
         return 0 if words else 2
     if words[0] == "--version":
         from pseudoword import __version__
@@ -61,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has enough; keep the interpreter's exit quiet about it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    from pseudoword.watch import is_main_process
+    from pseudoword.watch import is_main_process, wrapped
 
     if is_main_process():
+        ended = wrapped(ended)
         print(ended, file=sys.stderr)
     return code
 

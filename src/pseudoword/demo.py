@@ -15,7 +15,7 @@ from pseudoword.contracts import Family
 from pseudoword.data.dataset import TextualInversionDataset
 from pseudoword.evaluate.fixed_draw import fixed_draw_loss
 from pseudoword.generate import Sampling, generate, load
-from pseudoword.progress import Progress
+from pseudoword.progress import Progress, clock
 from pseudoword.recipe import BaseModel, Recipe
 from pseudoword.sheets import Line
 from pseudoword.toybox import suite
@@ -106,5 +106,5 @@ def contact_sheet(concept: str, folder: Path) -> Path:
     for heading, prompts in (STYLE_LINES if subject.kind == "style" else OBJECT_LINES).items():
         lines.append(Line(heading, sample([learned], list(prompts.values())), list(prompts)))
     path = sheets.save(sheets.sheet(lines, SIDE * SCALE), folder / "contact-sheet.png", {})
-    log.info("Sampled %d pictures in %.1f s", COLUMNS * (len(lines) - 1), time.perf_counter() - began)
+    log.info("Sampled %d pictures in %s", COLUMNS * (len(lines) - 1), clock(time.perf_counter() - began))
     return path

@@ -34,3 +34,10 @@ class Progress:
 def mean(by_token: Mapping[str, float]) -> float:
     """Return the mean of a loss over the words of a run."""
     return sum(by_token.values()) / len(by_token)
+
+
+def clock(seconds: float) -> str:
+    """Return a length of time as hours, minutes and seconds: '0:01:23'."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"

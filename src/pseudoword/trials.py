@@ -20,6 +20,7 @@ from pseudoword.data.pictures import ConceptPictures
 from pseudoword.errors import Interrupted, PseudowordError, RecipeError, RunError, TrainingStopped
 from pseudoword.evaluate.words import Asked, Word, words_of
 from pseudoword.interruption import Interruption
+from pseudoword.progress import clock
 from pseudoword.recipe import ConceptRecipe, Data, Recipe, parse_steps
 from pseudoword.run import Run, is_free, read_checkpoint
 from pseudoword.toybox import suite
@@ -173,7 +174,7 @@ def carry_out(trials: Sequence[Trial]) -> dict[str, str]:
     with Interruption() as interruption:
         for number, trial in enumerate(left):
             pace = (time.monotonic() - began) / number if number else None
-            remaining = f", about {pace * (len(left) - number) / 60:.0f} min left" if pace else ""
+            remaining = f", about {clock(pace * (len(left) - number))} left" if pace else ""
             log.info("Run %d of %d: %s%s", number + 1, len(left), trial.name, remaining)
             try:
                 _train(trial, interruption)
@@ -189,6 +190,6 @@ def _train(trial: Trial, interruption: Interruption) -> None:
     """Train to the end, shown where a person looks on; Interrupted if a signal has come, even in the last step."""
     resume = "latest" if any(trial.folder.glob("checkpoint-*")) else None
     run = train(trial.recipe, resume=resume, stop=interruption.wanted)
-    watch.follow(run, quiet=not sys.stderr.isatty())
+    watch.follow(run, quiet=not sys.stderr.isatty(), transient=True)
     if interruption.signal is not None:
         raise Interrupted(f"Stopped in {trial.name}; the same command goes on.", interruption.exit_code)

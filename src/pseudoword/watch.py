@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
+import itertools
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from pseudoword.progress import Progress, mean
+from pseudoword import bar
+from pseudoword.progress import Progress, clock, mean
 
 LINES = 20
 """Lines that a run prints where output is not a terminal, besides those that name what was kept."""
@@ -19,13 +22,18 @@ AVERAGED = 50
 """Steps over which the shown loss is averaged; a single step's loss is mostly the noise of its timesteps."""
 
 
-def follow(run: Iterable[Progress], *, as_json: bool = False, quiet: bool = False) -> Progress | None:
-    """Iterate over a run to its end, showing it on the way, and return the last step (None if there was none)."""
+def follow(
+    run: Iterable[Progress], *, as_json: bool = False, quiet: bool = False, transient: bool = False
+) -> Progress | None:
+    """Iterate over a run to its end, showing it on the way, and return the last step (None if there was none).
+
+    A transient run's bar is gone at its end: one of several runs.
+    """
     if quiet:
         return _last(run)
     if as_json:
         return _last(_printed_as_json(run))
-    return _bar(run) if sys.stderr.isatty() else _lines(run)
+    return _bar(run, transient) if bar.has_room() else _lines(run)
 
 
 def is_main_process() -> bool:
@@ -57,9 +65,18 @@ class _Messages(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line."""
         try:
-            print(self.format(record), file=sys.stderr, flush=True)
+            print(wrapped(self.format(record)), file=sys.stderr, flush=True)
         except Exception:  # as every handler of logging: a line that cannot be shown ends nothing
             self.handleError(record)
+
+
+def wrapped(text: str) -> str:
+    """Return a text for standard error: at a terminal its lines break between words, elsewhere they are left whole."""
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = [textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")]
+    return "\n".join(lines)
 
 
 def _last(run: Iterable[Progress]) -> Progress | None:
@@ -89,58 +106,79 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
 
 def _lines(run: Iterable[Progress]) -> Progress | None:
     losses: deque[float] = deque(maxlen=AVERAGED)
-    last, began, first = None, 0.0, None
+    last, pace = None, None
     for last in run:
-        if first is None:  # the pace is that of steps, without the loading before the first
-            began, first = time.perf_counter() - last.seconds, last.step - 1
+        pace = pace or _Pace(last)
         losses.append(mean(last.loss))
-        if last.step % -(-last.steps // LINES) == 0 or last.saved or last.pictures or last.step == last.steps:
-            pace = (time.perf_counter() - began) / (last.step - first)
-            print(_sentence(last, losses, pace), file=sys.stderr, flush=True)
+        left = _left(last)
+        if last.step % -(-last.steps // LINES) == 0 or left or last.step == last.steps:
+            print(_sentence(last, losses, pace, left), file=sys.stderr, flush=True)
     return last
 
 
-def _sentence(p: Progress, losses: deque[float], pace: float) -> str:
-    left = datetime.timedelta(seconds=round(pace * (p.steps - p.step)))
+def _sentence(p: Progress, losses: deque[float], pace: _Pace, kept: list[str]) -> str:
     loss = sum(losses) / len(losses)
-    kept = "".join(f"  {told}" for told in _left(p))
     fixed = f"  fixed-draw loss {mean(p.fixed_draw_loss):.4f}" if p.fixed_draw_loss else ""
-    return f"step {p.step}/{p.steps}  loss {loss:.4f}  lr {p.lr:.2e}  {pace:.2f} s a step  {left} left{fixed}{kept}"
+    time_left = f"{pace.of(p):.2f} s a step  {clock(pace.left(p))} left"
+    return "  ".join([f"step {p.step}/{p.steps}  loss {loss:.4f}  lr {p.lr:.2e}  {time_left}{fixed}", *kept])
 
 
 def _left(p: Progress) -> list[str]:
     """Return what a step left on disk; files of one name, as several words leave them, are told once.
 
-    The best word so far is not told: it may change at every look, and the end of the run says which step it is of.
+    The best word so far is written again and again, so only the last step names it. If an earlier step was the best,
+    training itself says so at the end.
     """
-    saved = [f"kept {path.name}" for path in p.saved if not path.name.startswith("learned_embeds-best")]
-    told = Counter(saved + [f"sampled {path.name}" for path in p.pictures])
+    from pseudoword.run import BEST
+
+    best = {path.parent for path in p.saved if path.name.startswith(BEST)}
+    names = [f"kept {path.name}" for path in p.saved if not path.name.startswith(BEST)]
+    names += [f"sampled {path.name}" for path in p.pictures]
+    if p.step == p.steps:
+        names += [f"kept {BEST}"] * len(best)
+    told = Counter(names)
     return [name if count == 1 else f"{name} of {count} words" for name, count in told.items()]
 
 
-def _bar(run: Iterable[Progress]) -> Progress | None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+def _bar(run: Iterable[Progress], transient: bool) -> Progress | None:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
     columns = (
-        TextColumn("learning"),
-        BarColumn(),
+        "learning",
+        BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.4f}{task.fields[fixed]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]} left"),
     )
     losses: deque[float] = deque(maxlen=AVERAGED)
-    last: Progress | None = None
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = None
-        for last in run:
+    steps = iter(run)
+    first = last = next(steps, None)  # loading comes before the first step, and prints lines of its own
+    if first is None:
+        return None
+    pace = _Pace(first)
+    with bar.bar(*columns, transient=transient) as shown:
+        task = shown.add_task("", total=first.steps, loss=0.0, fixed="", left=clock(0))
+        for last in itertools.chain([first], steps):
             losses.append(mean(last.loss))
-            if task is None:
-                task = bar.add_task("", total=last.steps, completed=last.step - 1, loss=losses[0], fixed="")
-            bar.update(task, completed=last.step, loss=sum(losses) / len(losses))
+            shown.update(task, completed=last.step, loss=sum(losses) / len(losses), left=clock(pace.left(last)))
             if last.fixed_draw_loss:
-                bar.update(task, fixed=f"  fixed-draw loss {mean(last.fixed_draw_loss):.4f}")
+                shown.update(task, fixed=f", fixed-draw {mean(last.fixed_draw_loss):.4f}")
             for told in _left(last):
-                bar.console.print(told)
+                shown.console.print(told)
     return last
+
+
+class _Pace:
+    """Seconds that a step takes, without the loading before the first."""
+
+    def __init__(self, first: Progress) -> None:
+        self._began = time.perf_counter() - first.seconds
+        self._before = first.step - 1
+
+    def of(self, p: Progress) -> float:
+        """Return the seconds of a step, on the average up to this one."""
+        return (time.perf_counter() - self._began) / (p.step - self._before)
+
+    def left(self, p: Progress) -> float:
+        """Return the seconds that are left after this step."""
+        return self.of(p) * (p.steps - p.step)

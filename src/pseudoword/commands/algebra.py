@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
+
+from pseudoword import flags
 
 if TYPE_CHECKING:
     from pseudoword.concept import Concept
@@ -51,7 +54,7 @@ class Difference(_Made):
 class Scale(_Made):
     """The word with every vector as long as the words of a base's vocabulary are on the average."""
 
-    base: Optional[str] = None
+    model: Optional[str] = None
     """The base model whose vocabulary says how long; a folder, a Hub id or toybox."""
     config: Optional[str] = None
     """With a base that is a .safetensors or .ckpt file: folder in diffusers layout, or Hub id, of a base like it."""
@@ -63,22 +66,30 @@ class Prune(_Made):
 
     keep: tuple[int, ...] = ()
     """Vectors to keep, counted from 0, in this order."""
-    vectors: int = 0
+    num_vectors: int = 0
     """How many to keep instead: those that are least like each other."""
 
 
 HOW_MANY = {Merge: (2, None), Concatenate: (2, None), Difference: (2, 3), Scale: (1, 1), Prune: (1, 1)}
 """Words that each takes, at least and at most."""
+KINDS = {kind.__name__.lower(): kind for kind in HOW_MANY}
+EARLIER = {"--base": "--model", "--vectors": "--num-vectors"}
+DESCRIPTION = "Arithmetic on words: each writes a new word and leaves the others as they are."
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one operation and write the new word."""
-    options = tyro.extras.subcommand_cli_from_dict(
-        {kind.__name__.lower(): kind for kind in HOW_MANY},
-        args=list(arguments),
-        prog="pseudoword algebra",
-        description="Arithmetic on words: each writes a new word and leaves the others as they are.",
-        config=(tyro.conf.HelptextFromCommentsOff,),
+    name = arguments[0] if arguments else ""
+    if name not in KINDS:
+        if name in ("", *flags.HELP):
+            print(
+                flags.usage("pseudoword algebra", DESCRIPTION, {name: one.__doc__ or "" for name, one in KINDS.items()})
+            )
+            return 0 if name else 2
+        print(f"error: there is no operation {name!r}; they are {', '.join(KINDS)}.", file=sys.stderr)
+        return 2
+    options = flags.parse(
+        KINDS[name], arguments[1:], f"pseudoword algebra {name}", KINDS[name].__doc__ or "", earlier=EARLIER
     )
     from pseudoword import disk, formats, watch
     from pseudoword.errors import RecipeError
@@ -118,7 +129,7 @@ def _carried_out(options: Merge | Concatenate | Difference | Scale | Prune, word
         case Scale():
             return algebra.scale(words[0], _mean_norms(options, words[0]), token)
         case Prune():
-            return algebra.prune(words[0], options.keep, options.vectors, token)
+            return algebra.prune(words[0], options.keep, options.num_vectors, token)
 
 
 def _mean_norms(options: Scale, word: Concept) -> dict[str, float]:
@@ -129,9 +140,9 @@ def _mean_norms(options: Scale, word: Concept) -> dict[str, float]:
     from pseudoword.inspection import vocabularies_of
     from pseudoword.recipe import BaseModel
 
-    if not options.base:
-        raise RecipeError("Name the base whose vocabulary the word shall be as long as: --base MODEL.")
-    vocabularies = vocabularies_of(BaseModel(options.base, config=options.config))
+    if not options.model:
+        raise RecipeError("Name the base whose vocabulary the word shall be as long as: --model MODEL.")
+    vocabularies = vocabularies_of(BaseModel(options.model, config=options.config))
     for encoder, vocabulary in vocabularies.items():
         vocabulary.rows_of(word, encoder)
     return {encoder: float(np.linalg.norm(v.table, axis=1).mean()) for encoder, v in vocabularies.items()}

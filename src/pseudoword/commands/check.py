@@ -16,6 +16,19 @@ DESCRIPTION = """Say what training would make of your pictures and captions, wit
 
 Takes the options of `pseudoword train` and reads no weights but the text encoder's table. Exit code 1 if training
 would refuse, with the sentence that it would give."""
+EXAMPLE = "pseudoword check --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy"
+FIRST = (
+    "model",
+    "token",
+    "pictures",
+    "initializer",
+    "num_vectors",
+    "captions",
+    "fit",
+    "recipe",
+    "time",
+    "json",
+)
 SHOWN = 12
 """Captions that the table shows of many."""
 
@@ -32,7 +45,7 @@ class Options(RecipeOptions[M]):
 
 def run(arguments: Sequence[str]) -> int:
     """Check, and print tables or JSON."""
-    options = options_of(Options, arguments, "pseudoword check", DESCRIPTION)
+    options = options_of(Options, arguments, "pseudoword check", DESCRIPTION, (EXAMPLE,), FIRST)
     from pseudoword import watch
 
     watch.show_messages()
@@ -50,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
 def _print(told: dict[str, Any], *, last: bool) -> None:
     from rich.console import Console
 
+    from pseudoword.progress import clock
+
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
     console.print(f"{told['token']}:")
     for table in (_pictures(told["pictures"]), _captions(told["captions"])):
@@ -63,8 +78,8 @@ def _print(told: dict[str, Any], *, last: bool) -> None:
         step = f"a step {_size(memory['kept_for_gradient'])}"
         console.print(f"Memory: about {_size(memory['total'])} ({parts} + {step}); {memory['basis']}.")
     if time := told.get("time"):
-        whole = time["seconds"] / 60
-        console.print(f"Time: {time['seconds_per_step']:.2f} s a step, {whole:.1f} minutes for {time['steps']} steps.")
+        whole = clock(time["seconds"])
+        console.print(f"Time: {time['seconds_per_step']:.2f} s a step, {whole} for {time['steps']} steps.")
     elif told["starts"] and last:
         console.print("Time: not measured; --time loads the model and times a few steps.")
     if told["starts"]:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
+from pseudoword import bar, flags
+
 if TYPE_CHECKING:
     from pseudoword.converting import Outcome
 
+EXAMPLES = (
+    "pseudoword convert cat-run --to comfyui,a1111 --output cat-files",
+    "pseudoword convert embeddings/ --to invokeai --output for-invokeai",
+    "pseudoword convert cat-run --into lora.safetensors --output with-cat.safetensors",
+)
 DESCRIPTION = (
     "Write words as the files of other tools: diffusers, a1111, a1111-picture, forge, comfyui, invokeai, kohya, "
     "onetrainer, original; or into a LoRA's file. What a file cannot say is told."
@@ -45,13 +53,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Convert, show what became of each, and return 1 if something could not be converted."""
-    options = tyro.cli(
-        Options,
-        args=list(arguments),
-        prog="pseudoword convert",
-        description=DESCRIPTION,
-        config=(tyro.conf.HelptextFromCommentsOff,),
-    )
+    options = flags.parse(Options, arguments, "pseudoword convert", DESCRIPTION, examples=EXAMPLES)
     from pseudoword import watch
 
     watch.show_messages()
@@ -103,15 +105,10 @@ def _into(options: Options, files: Sequence[Path], output: Path) -> int:
 
 
 def _show(outcomes: Iterable[Outcome], expected: int, options: Options) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
     failed = written = there = 0
-    plain = Console(soft_wrap=True, highlight=False, markup=False)
-    with Progress(console=plain, disable=not sys.stderr.isatty() or options.json, transient=True) as progress:
-        bar = progress.add_task("converting", total=expected)
+    with _bar(expected, shown=not options.json and bar.has_room()) as advance:
         for outcome in outcomes:
-            progress.advance(bar)
+            advance()
             failed += bool(outcome.error)
             there += outcome.was_there
             written += bool(outcome.written) and not outcome.was_there
@@ -120,10 +117,23 @@ def _show(outcomes: Iterable[Outcome], expected: int, options: Options) -> int:
             elif outcome.error:
                 print(f"error: {outcome.error}", file=sys.stderr)
             elif expected <= MOST_LINES:
-                plain.print(_line(outcome))
+                print(_line(outcome))
     if not options.json:
         print(f"{written} written, {there} were there already, {failed} could not be converted.")
     return 1 if failed else 0
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar for the block, if it is to be, and yield what advances it."""
+    from rich.progress import BarColumn, MofNCompleteColumn
+
+    if not shown:
+        yield lambda: None
+        return
+    with bar.bar("converting", BarColumn(bar_width=None), MofNCompleteColumn(), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task)
 
 
 MOST_LINES = 40

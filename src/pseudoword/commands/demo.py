@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from pseudoword import flags
+
+EXAMPLES = ("pseudoword demo", "pseudoword demo --concept goldfish --folder goldfish")
 
 Concept = Literal[
     "zebra-star",
@@ -37,7 +39,7 @@ class Options:
 
     concept: Concept = "toadstool"
     """What to learn; the model has no word for a fish, a key, a fir, a toadstool, a split heart, a badge or sepia."""
-    output: Path = field(default_factory=lambda: Path("demo"))
+    folder: Path = field(default_factory=lambda: Path("demo"))
     """Folder for the run and its picture."""
     steps: int = 300
     """Optimizer steps."""
@@ -47,22 +49,24 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Train, draw the contact sheet, and say how to go on."""
-    options = tyro.cli(
+    options = flags.parse(
         Options,
-        args=list(arguments),
-        prog="pseudoword demo",
-        description="Learn <toy> from five small pictures on the model inside this package: about a minute on a CPU.",
-        config=(tyro.conf.HelptextFromCommentsOff,),
+        arguments,
+        "pseudoword demo",
+        "Learn <toy> from five small pictures on the model inside this package: about a minute on a CPU.",
+        examples=EXAMPLES,
+        earlier=flags.RUN_FOLDER,
     )
     from pseudoword import watch
 
     watch.show_messages()
-    folder = options.output.expanduser()
+    folder = options.folder.expanduser()
     from pseudoword import demo
+    from pseudoword.progress import clock
 
     began = time.perf_counter()
     watch.follow(demo.learn(options.concept, folder, steps=options.steps, seed=options.seed))
-    print(f"Learned {demo.TOKEN} in {time.perf_counter() - began:.0f} s.")
+    print(f"Learned {demo.TOKEN} in {clock(time.perf_counter() - began)}.")
     before, after = demo.losses(options.concept, folder)
     print(f"The fixed-draw loss went from {before:.4f} to {after:.4f}.")
     picture = demo.contact_sheet(options.concept, folder)

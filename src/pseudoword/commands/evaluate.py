@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
-from pseudoword import disk
+from pseudoword import disk, flags
 from pseudoword.errors import RecipeError
 from pseudoword.evaluate.measuring import Measuring
 from pseudoword.recipe import BaseModel
@@ -19,8 +19,11 @@ from pseudoword.settings import at_least
 if TYPE_CHECKING:
     from pseudoword.evaluate.words import Word
 
-EXAMPLE = "pseudoword evaluate cat-run other-cat-run --output evaluation"
-SUITE_EXAMPLE = "pseudoword evaluate --suite toybox --seeds 3 --output suite"
+EXAMPLES = (
+    "pseudoword evaluate cat-run other-cat-run --output evaluation",
+    "pseudoword evaluate --suite toybox --seeds 3 --output suite",
+)
+FIRST = ("word", "model", "pictures", "class_word", "steps", "measure", "num_images", "suite", "output", "json")
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,13 @@ class Options(Measuring):
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluate, print a table, and say where the report is."""
-    options = tyro.cli(
+    options = flags.parse(
         Options,
-        args=list(arguments),
-        prog="pseudoword evaluate",
-        description=f"Measure how good words are, and write a report with pictures.\n\n{EXAMPLE}\n{SUITE_EXAMPLE}",
-        config=(tyro.conf.HelptextFromCommentsOff,),
+        arguments,
+        "pseudoword evaluate",
+        "Measure how good words are, and write a report with pictures.",
+        examples=EXAMPLES,
+        first=FIRST,
     )
     _check(options)
     from pseudoword import watch

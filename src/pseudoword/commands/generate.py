@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
 
-from pseudoword import disk
+from pseudoword import disk, flags
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler, check_sampler
 from pseudoword.settings import at_least, check_seed, finite, plain
@@ -25,7 +25,22 @@ if TYPE_CHECKING:
 
 FROM_WORDS = "what the words were learned on"
 """The default of --model."""
-EXAMPLE = "pseudoword generate --model MODEL --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png"
+EXAMPLES = (
+    "pseudoword generate --embeds cat-run --prompt 'a <cat-toy> on the beach' --output beach.png",
+    "pseudoword generate --model MODEL --embeds cat.pt --prompt 'a cat' '<cat>, a comic' --num-images 4 --grid",
+)
+FIRST = (
+    "prompt",
+    "embeds",
+    "model",
+    "num_images",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "output",
+    "grid",
+)
 
 
 @dataclass(frozen=True)
@@ -69,12 +84,13 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Generate, and say where the pictures are."""
-    options = tyro.cli(
+    options = flags.parse(
         Options,
-        args=list(arguments),
-        prog="pseudoword generate",
-        description=f"Make pictures with learned words in the prompt.\n\n{EXAMPLE}",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+        arguments,
+        "pseudoword generate",
+        "Make pictures with learned words in the prompt.",
+        examples=EXAMPLES,
+        first=FIRST,
     )
     _check(options)
     output = options.output.expanduser()

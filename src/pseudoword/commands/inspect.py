@@ -10,6 +10,13 @@ from typing import Annotated, Any, Optional
 
 import tyro
 
+from pseudoword import flags
+
+EXAMPLES = (
+    "pseudoword inspect downloaded.pt",
+    "pseudoword inspect cat-run --model stable-diffusion-v1-5/stable-diffusion-v1-5",
+)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -17,22 +24,23 @@ class Options:
 
     file: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Embedding files, folders that hold a learned word, or ids on the Hub."""
-    base: Optional[str] = None
+    model: Optional[str] = None
     """A base model to compare with: norms beside the vocabulary's, and each row's nearest words."""
     config: Optional[str] = None
-    """With a base that is a .safetensors or .ckpt file: folder in diffusers layout, or Hub id, of a base like it."""
+    """With a model that is a .safetensors or .ckpt file: folder in diffusers layout, or Hub id, of a base like it."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print a JSON array, an object a word, with the source of each tool's rules."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Inspect, and print a table or JSON."""
-    options = tyro.cli(
+    options = flags.parse(
         Options,
-        args=list(arguments),
-        prog="pseudoword inspect",
-        description="Say what an embedding file is, for which base, and which tools load it, or why not.",
-        config=(tyro.conf.HelptextFromCommentsOff,),
+        arguments,
+        "pseudoword inspect",
+        "Say what an embedding file is, for which base, and which tools load it, or why not.",
+        examples=EXAMPLES,
+        earlier={"--base": "--model"},
     )
     from pseudoword import watch
 
@@ -43,9 +51,9 @@ def run(arguments: Sequence[str]) -> int:
 
     if not options.file:
         raise RecipeError("Name at least one embedding file, or the folder of a run.")
-    if options.config and not options.base:
-        raise RecipeError("--config goes with --base FILE, but there is no --base.")
-    base = BaseModel(options.base, config=options.config) if options.base else None
+    if options.config and not options.model:
+        raise RecipeError("--config goes with --model FILE, but there is no --model.")
+    base = BaseModel(options.model, config=options.config) if options.model else None
     told, refused = list[dict[str, Any]](), list[str]()
     for file in options.file:
         try:

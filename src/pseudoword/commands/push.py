@@ -9,6 +9,8 @@ from typing import Annotated, Optional
 
 import tyro
 
+from pseudoword import flags
+
 
 @dataclass(frozen=True)
 class Options:
@@ -21,16 +23,21 @@ class Options:
     """A finished run's folder, or another that holds a learned word."""
     hub_model_id: Optional[str] = None
     """Repository to push to, 'name' or 'owner/name'; by default the folder's name under the token's user."""
-    private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    hub_private: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Make the repository a private one, and refuse one that is public."""
-    branch: Optional[str] = None
+    hub_branch: Optional[str] = None
     """Branch to push to, made if it is missing; by default main."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Push, and say where to."""
-    options = tyro.cli(
-        Options, args=list(arguments), prog="pseudoword push", config=(tyro.conf.HelptextFromCommentsOff,)
+    options = flags.parse(
+        Options,
+        arguments,
+        "pseudoword push",
+        Options.__doc__ or "",
+        examples=("pseudoword push cat-run --hub-model-id someone/my-cat",),
+        earlier={"--private": "--hub-private", "--branch": "--hub-branch"},
     )
     from pseudoword import watch
 
@@ -43,8 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     url = hub.push(
         options.run,
         options.hub_model_id or output.hub_model_id,
-        private=options.private or output.hub_private,
-        branch=options.branch or output.hub_branch,
+        private=options.hub_private or output.hub_private,
+        branch=options.hub_branch or output.hub_branch,
     )
     print(f"The word is on the Hub: {url}")
     return 0

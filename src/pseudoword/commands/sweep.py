@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
-from pseudoword import disk
+from pseudoword import disk, flags
 from pseudoword.errors import RecipeError
 from pseudoword.evaluate.measuring import Measuring
 from pseudoword.settings import at_least
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pseudoword.recipe import Recipe
     from pseudoword.trials import Trial
 
-EXAMPLE = "pseudoword sweep --recipe cat-run/recipe.toml --vary learning_rate=0.001,0.005 --vary num_vectors=1,2"
+EXAMPLES = ("pseudoword sweep --recipe cat-run/recipe.toml --vary learning_rate=0.001,0.005 --vary num_vectors=1,2",)
+FIRST = ("recipe", "vary", "seeds", "suite", "half", "measure", "num_images", "output", "json")
 
 BY_SUITE = ("concepts.0.initializer", "concepts.0.property")
 """What each of a suite's concepts has of its own."""
@@ -49,12 +50,13 @@ class Options(Measuring):
 
 def run(arguments: Sequence[str]) -> int:
     """Train and evaluate, print a table, and say where the report is."""
-    options = tyro.cli(
+    options = flags.parse(
         Options,
-        args=list(arguments),
-        prog="pseudoword sweep",
-        description=f"Train one recipe with several settings, and compare the words that come of them.\n\n{EXAMPLE}",
-        config=(tyro.conf.HelptextFromCommentsOff,),
+        arguments,
+        "pseudoword sweep",
+        "Train one recipe with several settings, and compare the words that come of them.",
+        examples=EXAMPLES,
+        first=FIRST,
     )
     _check(options)
     from pseudoword import disk, ranges, trials, watch

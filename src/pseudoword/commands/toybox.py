@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
 import tyro
 
-from pseudoword import disk
+from pseudoword import disk, flags
 from pseudoword.errors import RecipeError
 from pseudoword.near import did_you_mean
 from pseudoword.settings import at_least, check_seed
@@ -123,7 +123,7 @@ def train(stage: str, arguments: Sequence[str]) -> None:
 class Score:
     """Measure how well a base keeps and draws the world, and learns words for it, against the goals."""
 
-    base: str = "toybox"
+    model: str = "toybox"
     """Folder of the base, in diffusers layout, or 'toybox', the one inside this package."""
     oracle: Optional[Path] = None
     """The oracle's weights; those inside this package if not given."""
@@ -158,7 +158,7 @@ def score(arguments: Sequence[str]) -> None:
     from pseudoword.toybox.score import score_base
     from pseudoword.toybox.trainer import made_before
 
-    base = made_before(BASES.get(options.base, Path(options.base)), "train-base")
+    base = made_before(BASES.get(options.model, Path(options.model)), "train-base")
     judge = oracle.load(made_before(options.oracle or oracle.FILE, "train-oracle"))
     goals = score_base(base, judge, options.count)
     scores = _learned(options, judge) if options.half != "none" else []
@@ -185,13 +185,13 @@ def _learned(options: Score, judge: Judge) -> list[WordScore]:
     from pseudoword.toybox import suite
     from pseudoword.training import train
 
-    family = generate.load(BaseModel(options.base))
+    family = generate.load(BaseModel(options.model))
     singles = single_words(family, judge)
     scores: list[WordScore] = []
     for subject in suite.SUBJECTS:
         if options.half in ("all", subject.half):
             folder = options.words / subject.name
-            settings = {"base": options.base, "steps": options.steps, "learning_rate": options.learning_rate}
+            settings = {"base": options.model, "steps": options.steps, "learning_rate": options.learning_rate}
             for _ in train(suite.recipe(subject, folder, TOKEN, **settings)):
                 pass
             scores.append(word_score(family, Concept.load(folder), subject, judge, singles))
@@ -208,11 +208,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 
 
 def _parse(options: type[T], name: str, arguments: Sequence[str]) -> T:
-    return tyro.cli(
-        options,
-        args=list(arguments),
-        prog=f"pseudoword toybox {name}",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+    return flags.parse(
+        options, arguments, f"pseudoword toybox {name}", options.__doc__ or "", earlier={"--base": "--model"}
     )
 
 
@@ -222,15 +219,9 @@ def run(arguments: Sequence[str]) -> int:
     if name in COMMANDS:
         COMMANDS[name][0](arguments[1:])
         return 0
-    usage = [
-        "usage: pseudoword toybox COMMAND [OPTIONS]",
-        "",
-        "The drawn world of the small model inside this package, and the scripts that train the model.",
-        "",
-        *(f"  {command:<15}{what}" for command, (_, what) in COMMANDS.items()),
-    ]
-    if name in ("", "-h", "--help"):
-        print("\n".join(usage))
+    if name in ("", *flags.HELP):
+        description = "The drawn world of the small model inside this package, and the scripts that train the model."
+        print(flags.usage("pseudoword toybox", description, {name: what for name, (_, what) in COMMANDS.items()}))
         return 0 if name else 2
     print(f"error: there is no toybox command {name!r}; they are {', '.join(COMMANDS)}.", file=sys.stderr)
     return 2

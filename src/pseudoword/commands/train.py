@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, Optional, TypeVar
 
 import tyro
 
-from pseudoword import layout
+from pseudoword import flags, layout
 from pseudoword.errors import RecipeError
 from pseudoword.formats.checkpoint import STATE, is_checkpoint
 from pseudoword.formats.names import stem_of
@@ -32,8 +32,24 @@ from pseudoword.recipe import (
     Validation,
 )
 
-EXAMPLE = "pseudoword train --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy --folder cat-run"
-
+EXAMPLES = (
+    "pseudoword train --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy --folder cat-run",
+    "pseudoword train --resume latest --folder cat-run",
+)
+FIRST = (
+    "model",
+    "token",
+    "pictures",
+    "initializer",
+    "property",
+    "num_vectors",
+    "steps",
+    "learning_rate",
+    "folder",
+    "resume",
+)
+EARLIER = {**flags.RUN_FOLDER, "--private": "--hub-private", "--branch": "--hub-branch"}
+"""By other commands' names, or those that they once had, the same flags."""
 
 M = TypeVar("M")
 
@@ -134,12 +150,19 @@ def _command(*words: str) -> str:
 
 def parse(arguments: Sequence[str]) -> Options[Any]:
     """Return the options of a command line."""
-    description = f"Learn a new word from a folder of pictures.\n\n{EXAMPLE}"
-    return options_of(Options, arguments, "pseudoword train", description)
+    return options_of(Options, arguments, "pseudoword train", Options.__doc__ or "", EXAMPLES, FIRST)
 
 
-def options_of(kind: type[Kind], arguments: Sequence[str], prog: str, description: str) -> Kind:
+def options_of(
+    kind: type[Kind],
+    arguments: Sequence[str],
+    prog: str,
+    description: str,
+    examples: Sequence[str],
+    first: Sequence[str],
+) -> Kind:
     """Return a command line's options of some kind, over those of its recipe file if it names one."""
+    arguments = flags.current(arguments, EARLIER)
     file = _value_of("--recipe", arguments) or _recipe_to_resume(arguments)
     default = _options(Path(file), kind) if file else None
     method = _value_of("--method", arguments) or (default.method if default else "classic")
@@ -147,13 +170,14 @@ def options_of(kind: type[Kind], arguments: Sequence[str], prog: str, descriptio
         raise RecipeError(f"There is no method {method!r}; the methods are {', '.join(sorted(OPTIONS))}.")
     if default and method != default.method:
         default = dataclasses.replace(default, method=method, method_options=OPTIONS[method]())
-    return tyro.cli(  # pyright: ignore[reportReturnType] (with a default or without, it is Options)
+    return flags.parse(
         kind[OPTIONS[method]],  # pyright: ignore[reportInvalidTypeArguments]
-        args=list(arguments),
+        arguments,
+        prog,
+        description,
+        examples=examples,
+        first=first,
         default=default,
-        prog=prog,
-        description=description,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
 
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from pseudoword.progress import clock
+
 log = logging.getLogger(__name__)
 
 
@@ -32,9 +34,9 @@ def pays(device: str, layers: int, steps: int, seconds: Callable[[], float]) -> 
     took, a_step = cost.seconds * layers, seconds()
     saved = cost.saved * a_step * steps
     log.info(
-        "Compiling the denoiser takes about %.0f s and saves about %.0f s of %d steps: %s",
-        took,
-        saved,
+        "Compiling the denoiser takes about %s and saves about %s of %d steps: %s",
+        clock(took),
+        clock(saved),
         steps,
         "compiled" if saved > took else "left as it is",
     )

@@ -13,6 +13,7 @@ from rich.table import Table
 from pseudoword.evaluate import report, statistics
 from pseudoword.evaluate.groups import ALL, Evaluated, Pool, pools
 from pseudoword.evaluate.statistics import Scores
+from pseudoword.progress import clock
 
 WIDTH = 160
 """Characters of a line where output is not a terminal."""
@@ -59,7 +60,7 @@ def of_pools(pooled: Sequence[Pool], measures: Sequence[str]) -> Table:
     for pool in pooled:
         spreads = [pool.spreads.get(name) for name in measures]
         cells = ["—" if spread is None else _number(spread.mean, spread.half) for spread in spreads]
-        seconds = f"{pool.seconds:.0f} s" if pool.seconds else "—"
+        seconds = clock(pool.seconds) if pool.seconds else "—"
         concepts = f"{pool.kind} {pool.concepts}" if pool.concepts == pool.of else f"{pool.concepts} of {pool.of}"
         table.add_row(pool.name or "—", str(pool.step or "—"), concepts, str(len(pool.seeds)), *cells, seconds)
     return table
