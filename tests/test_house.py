@@ -23,7 +23,7 @@ LAYERS = [
     {"training", "inspection", "converting", "interruption"},
     {"job"},
     {"watch"},
-    {"evaluate", "hub"},
+    {"evaluate", "hub", "judging"},
     {"card", "generate", "loading", "hub_client", "run", "starting", "tracking"},
     {"toybox"},
     {"data", "engines", "formats", "sheets"},
@@ -32,7 +32,7 @@ LAYERS = [
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections", "contents"},
     {"placeholder", "settings"},
-    {"errors"},
+    {"errors", "spelling"},
 ]
 """Rooms, from the roof down: a room imports from rooms below its own layer."""
 ALLOWED = {

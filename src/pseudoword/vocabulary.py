@@ -211,6 +211,16 @@ class Vocabulary(Words):
         how = means if len(ids) > 1 else "the same for every vector"
         return rows, f"{num_vectors} vector(s) start from {initializer!r} ({len(ids)} token(s) {names}: {how})"
 
+    def pieces(self, text: str) -> list[str]:
+        """Return the tokens that a text is read as, as they are written."""
+        names = self.tokenizer.convert_ids_to_tokens(self._plain_ids(text))
+        return [str(name).removesuffix("</w>") for name in names]
+
+    def whole_words(self) -> list[str]:
+        """Return the words of letters that are one token."""
+        ends = (name.removesuffix("</w>") for name in self.tokenizer.get_vocab() if name.endswith("</w>"))
+        return [word for word in ends if len(word) > 1 and word.isalpha()]
+
     def nearest(self, row: Float[np.ndarray, " width"], count: int = 5) -> list[tuple[str, float]]:
         """Return the vocabulary's tokens nearest to a row by cosine, with the cosine."""
         norms = np.linalg.norm(self.table, axis=1) * np.linalg.norm(row)
