@@ -28,6 +28,7 @@ from pseudoword.sections import (
     parse_steps,
 )
 from pseudoword.settings import MethodOptions, build, flat, plain, settle_types
+from pseudoword.spelling import did_you_mean
 
 __all__ = [
     "BaseModel",
@@ -132,13 +133,16 @@ class Recipe:
         method = dict(method)
         name = method.pop("name", "classic")
         if name not in list(OPTIONS):
-            raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.")
+            hint = did_you_mean(str(name), OPTIONS)
+            raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.{hint}")
         values["method"] = build(OPTIONS[name], method, "method")
         return build(cls, values, "")
 
     @classmethod
     def read(cls, path: str | Path, defaults: Mapping[str, Any] | None = None) -> Recipe:
         """Read a recipe from a TOML file; what it leaves out may have other defaults, as plain values."""
+        if Path(path).is_dir():
+            raise RecipeError(f"The recipe {path} is a folder; name the file in it, such as {path}/recipe.toml.")
         try:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -6,9 +6,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
+
+from pseudoword.commands.mistyped import check_choice
 
 Concept = Literal[
     "zebra-star",
@@ -47,6 +49,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Train, draw the contact sheet, and say how to go on."""
+    check_choice("--concept", get_args(Concept), arguments)
     options = tyro.cli(
         Options,
         args=list(arguments),
@@ -58,8 +61,10 @@ def run(arguments: Sequence[str]) -> int:
 
     watch.show_messages()
     folder = options.output.expanduser()
-    from pseudoword import demo
+    from pseudoword import demo, disk
 
+    with disk.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     watch.follow(demo.learn(options.concept, folder, steps=options.steps, seed=options.seed))
     print(f"Learned {demo.TOKEN} in {time.perf_counter() - began:.0f} s.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import tyro
 
+from pseudoword.commands.mistyped import check_flags
 from pseudoword.errors import RecipeError
 from pseudoword.recipe import BaseModel, Sampler, check_sampler
 from pseudoword.settings import at_least, check_seed, finite, plain
@@ -66,6 +67,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Generate, and say where the pictures are."""
+    check_flags([Options], arguments)
     options = tyro.cli(
         Options,
         args=list(arguments),
@@ -197,6 +199,8 @@ def _prepare(output: Path) -> None:
     if output.suffix and output.is_dir():
         raise RecipeError(f"--output {str(output)!r} is a folder; name a file in it, or a folder without .png.")
     folder = output.parent if output.suffix else output
+    if folder.is_file():
+        raise RecipeError(f"Pictures go to the folder {str(folder)!r}, but it is a file; name another --output.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

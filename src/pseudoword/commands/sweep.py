@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import tyro
 
+from pseudoword.commands.mistyped import check_flags
 from pseudoword.errors import RecipeError
 from pseudoword.evaluate.measuring import Measuring
 from pseudoword.settings import at_least
@@ -48,6 +49,7 @@ class Options(Measuring):
 
 def run(arguments: Sequence[str]) -> int:
     """Train and evaluate, print a table, and say where the report is."""
+    check_flags([Options], arguments)
     options = tyro.cli(
         Options,
         args=list(arguments),

@@ -16,6 +16,7 @@ import tyro
 
 from pseudoword.errors import RecipeError
 from pseudoword.settings import at_least, check_seed
+from pseudoword.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pseudoword.evaluate.suite_score import WordScore
@@ -69,7 +70,10 @@ def render(arguments: Sequence[str]) -> None:
         subject = suite.NAMED[options.concept]
         drawings, pictures = dict(enumerate(suite.drawings(subject))), dict(enumerate(suite.pictures(subject)))
     else:
-        raise RecipeError(f"The toybox has no concept {options.concept!r}; its concepts are {', '.join(suite.NAMED)}.")
+        hint = did_you_mean(options.concept, suite.NAMED)
+        raise RecipeError(
+            f"The toybox has no concept {options.concept!r}; its concepts are {', '.join(suite.NAMED)}.{hint}"
+        )
     if options.output.suffix:
         sheet(list(pictures.values()), 12).save(options.output)
     else:
@@ -227,5 +231,6 @@ def run(arguments: Sequence[str]) -> int:
     if name in ("", "-h", "--help"):
         print("\n".join(usage))
         return 0 if name else 2
-    print(f"error: there is no toybox command {name!r}; they are {', '.join(COMMANDS)}.", file=sys.stderr)
+    hint = did_you_mean(name, COMMANDS)
+    print(f"error: there is no toybox command {name!r}; they are {', '.join(COMMANDS)}.{hint}", file=sys.stderr)
     return 2

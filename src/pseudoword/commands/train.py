@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, Optional, TypeVar
 
 import tyro
 
+from pseudoword.commands.mistyped import check_flags
 from pseudoword.errors import RecipeError
 from pseudoword.layout import WORDS
 from pseudoword.methods import OPTIONS
@@ -25,6 +26,7 @@ from pseudoword.recipe import (
     Training,
     Validation,
 )
+from pseudoword.spelling import did_you_mean
 
 EXAMPLE = "pseudoword train --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy --folder cat-run"
 
@@ -107,11 +109,13 @@ def parse(arguments: Sequence[str]) -> Options[Any]:
 
 def options_of(kind: type[Kind], arguments: Sequence[str], prog: str, description: str) -> Kind:
     """Return a command line's options of some kind, over those of its recipe file if it names one."""
+    check_flags([kind, *OPTIONS.values()], arguments)
     file = _value_of("--recipe", arguments)
     default = _options(Path(file), kind) if file else None
     method = _value_of("--method", arguments) or (default.method if default else "classic")
     if method not in OPTIONS:
-        raise RecipeError(f"There is no method {method!r}; the methods are {', '.join(sorted(OPTIONS))}.")
+        hint = did_you_mean(method, OPTIONS)
+        raise RecipeError(f"There is no method {method!r}; the methods are {', '.join(sorted(OPTIONS))}.{hint}")
     if default and method != default.method:
         default = dataclasses.replace(default, method=method, method_options=OPTIONS[method]())
     return tyro.cli(  # pyright: ignore[reportReturnType] (with a default or without, it is Options)
