@@ -133,7 +133,7 @@ class Recipe:
         method = dict(method)
         name = method.pop("name", "classic")
         if name not in list(OPTIONS):
-            hint = did_you_mean(str(name), OPTIONS)
+            hint = did_you_mean(name, OPTIONS) if isinstance(name, str) else ""
             raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.{hint}")
         values["method"] = build(OPTIONS[name], method, "method")
         return build(cls, values, "")

@@ -200,7 +200,7 @@ def _prepare(output: Path) -> None:
         raise RecipeError(f"--output {str(output)!r} is a folder; name a file in it, or a folder without .png.")
     folder = output.parent if output.suffix else output
     if folder.is_file():
-        raise RecipeError(f"Pictures go to the folder {str(folder)!r}, but it is a file; name another --output.")
+        raise RecipeError(f"Cannot write pictures to {str(folder)!r}: it is a file; name another --output.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
