@@ -25,7 +25,7 @@ LAYERS = [
     {"job"},
     {"watch"},
     {"bar"},
-    {"evaluate", "hub"},
+    {"evaluate", "hub", "judging"},
     {"card", "generate", "loading", "hub_client", "run", "starting", "tracking"},
     {"toybox"},
     {"data", "engines", "formats", "sheets"},
@@ -33,8 +33,8 @@ LAYERS = [
     {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra", "flax_models"},
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections", "contents"},
-    {"near", "placeholder", "recipe_paths", "settings"},
-    {"errors", "encoders"},
+    {"placeholder", "recipe_paths", "settings"},
+    {"encoders", "errors", "spelling"},
 ]
 """Rooms, from the roof down: a room imports from rooms below its own layer."""
 ALLOWED = {

@@ -156,7 +156,10 @@ def changed(**sections: Any) -> dict[str, Any]:
         (changed(concepts={"token": "<t>"}), r"^concepts must be a list, \[\[concepts\]\] in TOML, not \{'token'"),
         (changed(concepts=3), r"^concepts must be a list, \[\[concepts\]\] in TOML, not 3\.$"),
         (changed(method="classic"), r"^\[method\] must be a table of values, not 'classic'\.$"),
-        (changed(method={"name": "clasic"}), r"^There is no method 'clasic'; the methods are classic\.$"),
+        (
+            changed(method={"name": "clasic"}),
+            r"^There is no method 'clasic'; the methods are classic\. Did you mean 'classic'\?$",
+        ),
         (changed(method={"name": ["classic"]}), r"^There is no method \['classic'\]; the methods are classic\.$"),
         (changed(training={"seed": "7"}), r"^training\.seed must be of type int, not '7'\.$"),
         (changed(training={"seed": 7.0}), r"^training\.seed must be of type int, not 7\.0\.$"),

@@ -29,6 +29,18 @@ PARTS = {
     ("src/pseudoword/engines/steps.py", "reason"),
     ("src/pseudoword/hub_client.py", "_reason"),
     ("src/pseudoword/hub_client.py", "_answered"),
+    ("src/pseudoword/judging/learned.py", "_still"),
+    ("src/pseudoword/judging/learned.py", "_long"),
+    ("src/pseudoword/judging/learned.py", "_rose"),
+    ("src/pseudoword/judging/learned.py", "_ends_worse"),
+    ("src/pseudoword/judging/planned.py", "_fitting"),
+    ("src/pseudoword/judging/planned.py", "_too_long"),
+    ("src/pseudoword/judging/planned.py", "_transparent"),
+    ("src/pseudoword/judging/planned.py", "_plain"),
+    ("src/pseudoword/judging/planned.py", "_no_word"),
+    ("src/pseudoword/judging/planned.py", "_too_high"),
+    ("src/pseudoword/judging/planned.py", "_too_low"),
+    ("src/pseudoword/toybox/limits.py", "_limits"),
 }
 """Functions that return parts of sentences, which are listed too, by file and name."""
 NOT_ON_THE_PAGE = {
@@ -54,6 +66,7 @@ NOT_ON_THE_PAGE = {
     ("src/pseudoword/hub_client.py", "_TooLong"): "the same",
     ("src/pseudoword/hub_client.py", "response.status_code"): "the same",
     ("src/pseudoword/hub_client.py", HIDDEN): "the sentence that is read beside it, without the token",
+    ("src/pseudoword/job.py", "limit"): "made in toybox/limits.py, where it is read",
     ("src/pseudoword/recipe.py", "f'{path}: {error}'"): "a RecipeError's own sentence, with the file's name",
     ("src/pseudoword/run.py", "… is …"): "in brackets in 'The checkpoint … cannot be read (…)'",
     (

@@ -22,10 +22,12 @@ from pseudoword.data.folder import Found
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import PseudowordError
 from pseudoword.families.locate import locate
-from pseudoword.job import with_dataset
+from pseudoword.job import in_steps, with_dataset
+from pseudoword.judging import planned
 from pseudoword.placeholder import vector_tokens
 from pseudoword.recipe import BaseModel, ConceptRecipe, Output, Recipe, Validation
 from pseudoword.starting import starting_rows
+from pseudoword.toybox import limits
 from pseudoword.vocabulary import Vocabulary, Words
 
 Told = dict[str, Any]
@@ -46,6 +48,7 @@ def check(recipe: Recipe, *, time: bool = False) -> Told:
 def check_each(recipe: Recipe, *, time: bool = False) -> list[Told]:
     """Return what training would make of each concept, as plain values; `refused` is the sentence it would end with.
 
+    `warnings` are what it would do without a word, but hardly anyone would want.
     Reads pictures, captions, the tokenizer with its table and configurations, in the order in which training does, and
     stops where that would. `time` also loads the model and carries out some steps, of all concepts together. What only
     loading can tell, a damaged file of weights, say, is not seen without it.
@@ -72,7 +75,7 @@ Opened = tuple[BaseModel, Mapping[str, Vocabulary]]
 def _checked(recipe: Recipe, wanted: ConceptRecipe, opened: Callable[[], Opened]) -> Told:
     """Return what training would make of a concept, whose word is lent beside those before it."""
     told: Told = {"token": wanted.token, "starts": False, "refused": None, "pictures": [], "captions": []}
-    told |= {"diffusers": [], "time": None}
+    told |= {"diffusers": [], "time": None, "warnings": []}
     try:
         tracking.check(recipe.output.report_to)
         with_dataset(recipe, None)
@@ -84,6 +87,10 @@ def _checked(recipe: Recipe, wanted: ConceptRecipe, opened: Callable[[], Opened]
         starting_rows(vocabularies, wanted)
         framed = own.framed(families.part(base.family, "sizes").sizes(base))
         _add_frames(told["pictures"], framed)
+        steps = in_steps(recipe.schedule.steps, recipe, framed, 1)
+        told["warnings"] = planned.doubts(recipe, wanted, vocabularies, framed, steps)
+        if limits.is_toybox(base.model) and (limit := limits.overstepped(found.pictures)):
+            told["warnings"].append(limit)
         tokens = vector_tokens(wanted.token, wanted.num_vectors)
         alone = {encoder: vocabulary.alone(wanted.token) for encoder, vocabulary in vocabularies.items()}
         told["captions"] = _captions(own.captions, alone)

@@ -41,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pseudoword {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        print(f"error: there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        from pseudoword.spelling import did_you_mean
+
+        hint = did_you_mean(words[0], COMMANDS)
+        print(
+            f"error: there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}.{hint}", file=sys.stderr
+        )
         return 2
     from pseudoword.errors import Interrupted, PseudowordError
 

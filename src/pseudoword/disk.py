@@ -43,6 +43,8 @@ def check_folder(path: Path) -> None:
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Write to a folder in this block; RecipeError says why that cannot be."""
+    if folder.is_file():
+        raise RecipeError(f"{str(folder)!r} is a file, but a folder is to be written; name another.")
     try:
         yield
     except BrokenPipeError:  # of the output on the screen

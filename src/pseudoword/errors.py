@@ -24,6 +24,10 @@ class PicturesError(PseudowordError):
     """A folder from which nothing can be learned."""
 
 
+class MeasureUnavailable(RecipeError):
+    """A pretrained model to measure with that is neither on this machine nor can be downloaded."""
+
+
 class CaptionError(PseudowordError):
     """A caption in which the word to learn is missing or cut off."""
 

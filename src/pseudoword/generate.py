@@ -16,7 +16,7 @@ from pseudoword.data.framing import Framing
 from pseudoword.errors import OutOfMemory, RecipeError
 from pseudoword.families.locate import locate
 from pseudoword.recipe import BaseModel, Sampler
-from pseudoword.vocabulary import LentRows, encode_all, lent_words
+from pseudoword.vocabulary import LentRows, encode_all, lent_words, warn_of_strays
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def generate(
     The base is as it was afterwards. TokenError if a concept is for another base or its token is taken.
     """
     with lent_words(family.vocabularies, concepts) as rows:
+        warn_of_strays(family.vocabularies, [*prompts, negative_prompt])
         return sample(family, rows, prompts, negative_prompt, sampling or Sampling(), seeds, batch_size, redraw)
 
 

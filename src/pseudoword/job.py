@@ -23,6 +23,7 @@ from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.examples import Cached
+from pseudoword.data.folder import Picture
 from pseudoword.data.lessons import Lesson, Portions, ahead, micro_batches
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import OutOfMemory, PseudowordError, RecipeError
@@ -32,6 +33,7 @@ from pseudoword.placeholder import vector_tokens
 from pseudoword.recipe import BaseModel, ConceptRecipe, Recipe, parse_steps
 from pseudoword.run import Checkpoint, Run, refuse_changes
 from pseudoword.starting import starting_rows, starting_state
+from pseudoword.toybox import limits
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Job:
     """Why each of the other concepts is not, by its token."""
     portions: Portions
     steps: int
+    first_rows: Mapping[str, Mapping[str, np.ndarray]]
+    """Where each word's rows started, by token and text encoder."""
 
     def concept(self, lesson: Lesson, rows: Mapping[str, np.ndarray], step: int) -> Concept:
         """Return a word as it is after a step, with what its file should say."""
@@ -107,6 +111,8 @@ def prepare(
     engine.on_main(pushes.check)
 
     base = locate(recipe.base, toybox.BASES)
+    if limits.is_toybox(base.model):
+        _say_limits(given)
     recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
     method = methods.build(recipe.method)
@@ -131,7 +137,7 @@ def prepare(
         done = engine.step_number
         is_compiled = engine.compile(lambda: next(micro_batches(lessons, [done], portions)), steps - done, compiled)
         facts["arithmetic"][COMPILED] = str(is_compiled)
-    return Job(recipe, checkpoint, facts, family, lessons, failed, portions, steps)
+    return Job(recipe, checkpoint, facts, family, lessons, failed, portions, steps, rows)
 
 
 @contextmanager
@@ -146,6 +152,16 @@ def _room_for(family: Family) -> Iterator[None]:
             "The device has not enough memory for the base model and a picture; try memory 'low', another device, or a "
             "smaller resolution."
         ) from error
+
+
+def _say_limits(given: Mapping[str, ConceptPictures | Dataset]) -> None:
+    """Say once that pictures are not of the toybox's world."""
+    pictures: list[Picture] = []
+    for data in given.values():
+        pictures += getattr(data, "pictures", [])
+    limit = limits.overstepped(pictures)
+    if limit:
+        log.warning(limit)
 
 
 class _Attempts:

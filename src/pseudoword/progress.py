@@ -29,6 +29,8 @@ class Progress:
     """Validation pictures that this step left on disk."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """By placeholder token, why a concept is no longer learned, of a run that learns several."""
+    suspicious: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By placeholder token, what says that a word was not learned, and what to try; known after the last step."""
 
 
 def mean(by_token: Mapping[str, float]) -> float:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pseudoword.errors import RecipeError
-from pseudoword.near import did_you_mean
 from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
+from pseudoword.spelling import did_you_mean
 
 
 def varied(recipe: Recipe, ranges: Sequence[str], fixed: Collection[str] = ()) -> dict[str, Recipe]:

@@ -29,6 +29,7 @@ from pseudoword.sections import (
     parse_steps,
 )
 from pseudoword.settings import MethodOptions, build, flat, plain, settle_types
+from pseudoword.spelling import did_you_mean
 
 __all__ = [
     "BaseModel",
@@ -135,7 +136,8 @@ class Recipe:
         method = dict(method)
         name = method.pop("name", "classic")
         if name not in list(OPTIONS):
-            raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.")
+            hint = did_you_mean(name, OPTIONS) if isinstance(name, str) else ""
+            raise RecipeError(f"There is no method {name!r}; the methods are {', '.join(sorted(OPTIONS))}.{hint}")
         values["method"] = build(OPTIONS[name], method, "method")
         return build(cls, values, "")
 

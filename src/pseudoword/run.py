@@ -109,6 +109,8 @@ class Run:
             self._hold()
 
     def _hold(self) -> None:
+        if self.folder.is_file():
+            raise RunError(f"The run's folder {str(self.folder)!r} is a file; name a folder, or move the file away.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()

@@ -7,9 +7,11 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from pseudoword import card, disk, engines, formats, hub, schedules
 from pseudoword.batch import Pair
@@ -20,6 +22,8 @@ from pseudoword.data.lessons import Lesson
 from pseudoword.errors import RunError, TrainingStopped
 from pseudoword.evaluate.validator import Validator, prompts_of
 from pseudoword.job import Job, in_steps, prepare
+from pseudoword.judging import learned
+from pseudoword.judging.lengths import usual_length
 from pseudoword.progress import Progress, mean
 from pseudoword.recipe import Recipe
 from pseudoword.run import BEST, Run
@@ -74,6 +78,9 @@ def train(
                 saved = _keep(engine, run, job, validator, progress, stopping)
                 pictures = () if stopping else validator.sample(step + 1)
                 progress = dataclasses.replace(progress, saved=saved, pictures=pictures)
+                if step + 1 == steps:
+                    signs = engine.on_main(lambda: _judged(run, job, engine.rows()))
+                    progress = dataclasses.replace(progress, suspicious=learned.sentences(signs))
                 _track(trackers, validator, progress)
                 _push_along(engine, job, pushes, progress)
                 yield progress
@@ -265,8 +272,24 @@ def _finish(run: Run, job: Job, words: Sequence[Concept], validator: Validator) 
             at = f"after step {best.step}" if best.step else "before training"
             name = (places[word.token] / f"{BEST}{job.recipe.output.suffix}").relative_to(run.folder)
             log.info("The fixed-draw loss was lowest %s (%.4f); that word is in %s.", at, best.loss, name)
+    learned.warn(_judged(run, job, {word.token: word.rows for word in words}))
     if job.recipe.output.full_pipeline:
         job.family.with_words(words).save_pretrained(run.folder)
+
+
+def _judged(run: Run, job: Job, rows: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, list[learned.Suspicion]]:
+    """Return what speaks against words as they are after the last step, by token, where something does."""
+    usual = {encoder: usual_length(vocabulary.table) for encoder, vocabulary in job.family.vocabularies.items()}
+    lines = [line["fixed_draw_loss"] for line in run.log_lines() if "fixed_draw_loss" in line]
+    suspicious = {}
+    for lesson in job.lessons:
+        token = lesson.token
+        losses = [line[token] for line in lines if token in line]
+        rate = job.recipe.schedule.learning_rate
+        signs = learned.suspicions(rows[token], job.first_rows[token], usual, losses, rate)
+        if signs:
+            suspicious[token] = signs
+    return suspicious
 
 
 def _write_word(job: Job, word: Concept, folder: Path) -> None:

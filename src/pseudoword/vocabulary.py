@@ -16,11 +16,13 @@ from jaxtyping import Float, Int
 from pseudoword.concept import Concept
 from pseudoword.errors import RecipeError, TokenError
 from pseudoword.placeholder import check_token, vector_tokens
+from pseudoword.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
 
 TOKENIZING = threading.Lock()
 """Tokenizers are not made for threads; batches are prepared on one while pictures are sampled on another."""
+LOOKS_LIKE_A_WORD = re.compile(r"<[^<>\s]+>")
 LentRows = Mapping[str, Float[np.ndarray, "rows width"]]
 
 
@@ -180,6 +182,15 @@ class Words:
             at = match.end()
         return [*pieces, (text[at:], None, [])]
 
+    def strays(self, text: str) -> list[str]:
+        """Return what looks like a word in a prompt, `<…>`, but is read as plain text."""
+        found: list[str] = []
+        for piece, word, _ in self._pieces(text):
+            if word is None:
+                found += LOOKS_LIKE_A_WORD.findall(piece)
+        known = self.tokenizer.get_added_vocab() if found else {}
+        return [stray for stray in dict.fromkeys(found) if stray not in known]
+
     def _word(self, found: str) -> tuple[str, list[int]]:
         """Return the word and the ids that a match stands for: all its rows, or the one of `<t>_i`."""
         first = found.split()[0]
@@ -215,6 +226,16 @@ class Vocabulary(Words):
         means = "each vector the mean of its share" if len(ids) > num_vectors else "spread over the vectors in order"
         how = means if len(ids) > 1 else "the same for every vector"
         return rows, f"{num_vectors} vector(s) start from {initializer!r} ({len(ids)} token(s) {names}: {how})"
+
+    def pieces(self, text: str) -> list[str]:
+        """Return the tokens that a text is read as, as they are written."""
+        names = self.tokenizer.convert_ids_to_tokens(self._plain_ids(text))
+        return [str(name).removesuffix("</w>") for name in names]
+
+    def whole_words(self) -> list[str]:
+        """Return the words of letters that are one token."""
+        ends = (name.removesuffix("</w>") for name in self.tokenizer.get_vocab() if name.endswith("</w>"))
+        return [word for word in ends if len(word) > 1 and word.isalpha()]
 
     def nearest(self, row: Float[np.ndarray, " width"], count: int = 5) -> list[tuple[str, float]]:
         """Return the vocabulary's tokens nearest to a row by cosine, with the cosine."""
@@ -266,6 +287,21 @@ def encode_all(vocabularies: Mapping[str, Vocabulary], prompts: Sequence[str]) -
                 log.warning("Cut off at %d tokens: %s in %r", vocabulary.model_max_length, ", ".join(one.cut), prompt)
         ids[encoder] = np.stack([one.ids for one in encoded])
     return ids
+
+
+def warn_of_strays(vocabularies: Mapping[str, Words], prompts: Sequence[str]) -> None:
+    """Say, once each, what in prompts looks like a learned word but is read as plain text."""
+    vocabulary = next(iter(vocabularies.values()))
+    where: dict[str, str] = {}
+    for prompt in prompts:
+        for stray in vocabulary.strays(prompt):
+            where.setdefault(stray, prompt)
+    for stray, prompt in where.items():
+        if stray in vocabulary.ids:
+            log.warning("In %r a letter, digit or _ touches %s, so it is read as plain text.", prompt, stray)
+        else:
+            hint = did_you_mean(stray, vocabulary.ids)
+            log.warning("No file brings the word %s, so in %r it is read as plain text.%s", stray, prompt, hint)
 
 
 def _pattern_of(words: dict[str, list[int]]) -> re.Pattern[str]:

@@ -100,6 +100,8 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
             "pictures": [str(path) for path in p.pictures],
             "failed": dict(p.failed),
         }
+        if p.suspicious:
+            line["suspicious"] = {token: list(sentences) for token, sentences in p.suspicious.items()}
         print(json.dumps(line), flush=True)
         yield p
 

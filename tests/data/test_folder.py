@@ -116,7 +116,7 @@ def test_the_same_pixels_are_named_whatever_the_file(tmp_path: Path, caplog: pyt
 def test_a_missing_folder_is_refused(tmp_path: Path):
     with pytest.raises(PicturesError, match=r"^There is no folder '.*nowhere'; give the folder that holds your pict"):
         folder.scan(tmp_path / "nowhere")
-    with pytest.raises(PicturesError, match=r"^There is no folder '.*a\.png'"):
+    with pytest.raises(PicturesError, match=r"^'.*a\.png' is a file, not a folder"):
         folder.scan(picture(tmp_path / "a.png"))
 
 

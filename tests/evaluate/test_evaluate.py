@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from PIL import Image
 from pseudoword import cli, formats, generate
 from pseudoword.concept import Concept
 from pseudoword.contracts import Family
-from pseudoword.evaluate import answer_key, diagnostics
+from pseudoword.evaluate import answer_key, diagnostics, similarity
 from pseudoword.evaluate.prompts import Question
 from pseudoword.evaluate.words import Asked, names, words_of
 from pseudoword.recipe import BaseModel, Output
@@ -140,6 +141,39 @@ def test_steps_of_a_run_are_points_of_one_line(runs: list[Path], tmp_path: Path)
     assert [(word["name"], word["step"]) for word in told["words"]] == [("ring-0 at 2", 2), ("ring-0 at 4", 4)]
     assert len(told["groups"]) == 2
     assert [word.step for word in words_of(str(runs[0]), Asked(), (4,))] == [4]
+
+
+def test_measures_that_cannot_be_had_do_not_stop_those_that_can(
+    models: Path,  # noqa: F811
+    runs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    kinds = {name: replace(kind, default=f"nobody/{name}") for name, kind in similarity.KINDS.items()}
+    monkeypatch.setattr(similarity, "KINDS", kinds)
+    monkeypatch.setattr(similarity.AutoConfig, "from_pretrained", _offline(similarity.AutoConfig.from_pretrained))
+    words = [*runs[:1], "--prompts", "object", "--output", tmp_path / "out"]
+    assert evaluate(*words, "--measure", "clip", "dino", "--dino", models / "dino", *FEW) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "are left out" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("The measures of clip are left out. Cannot load 'nobody/clip'")
+    [word] = json.loads((tmp_path / "out" / "report.json").read_text())["words"]
+    assert set(word["scores"]) == {"dino"}
+    assert evaluate(*words, "--measure", "clip", "siglip", *FEW) == 1
+    assert "None of the pretrained models to measure with can be had: clip, siglip." in capsys.readouterr().err
+    assert evaluate(*words, "--measure", "clip", "dino", "--dino", tmp_path / "nowhere", *FEW) == 1  # named wrongly
+
+
+def _offline(load: Any) -> Any:
+    """Return a loader of configurations that finds folders alone."""
+
+    def found(source: str) -> Any:
+        if source.startswith("nobody/"):
+            raise OSError("We couldn't connect to the Hub.")
+        return load(source)
+
+    return found
 
 
 def test_a_file_is_measured_with_pretrained_models(

@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pseudoword import flags
+from pseudoword.flags.mistyped import check_choice
 
 EXAMPLES = ("pseudoword demo", "pseudoword demo --concept goldfish --folder goldfish")
 
@@ -49,6 +50,7 @@ class Options:
 
 def run(arguments: Sequence[str]) -> int:
     """Train, draw the contact sheet, and say how to go on."""
+    check_choice("--concept", get_args(Concept), arguments)
     options = flags.parse(
         Options,
         arguments,
@@ -61,9 +63,11 @@ def run(arguments: Sequence[str]) -> int:
 
     watch.show_messages()
     folder = options.folder.expanduser()
-    from pseudoword import demo
+    from pseudoword import demo, disk
     from pseudoword.progress import clock
 
+    with disk.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     watch.follow(demo.learn(options.concept, folder, steps=options.steps, seed=options.seed))
     print(f"Learned {demo.TOKEN} in {clock(time.perf_counter() - began)}.")

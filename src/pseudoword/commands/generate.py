@@ -259,12 +259,15 @@ def _check(options: Options) -> None:
     if options.resolution < 0:
         raise RecipeError(f"--resolution must be pixels, or 0 for the model's own, not {options.resolution}.")
     if disk.means_file(options.output, disk.IMAGE_ENDINGS) and options.output.suffix.lower() != ".png":
+        disk.check_folder(options.output)  # of what is there already
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
 
 
 def _prepare(output: Path) -> None:
     """Make the folder that pictures go to, or say why they cannot, before any is sampled."""
     folder = output.parent if disk.means_file(output, disk.IMAGE_ENDINGS) else output
+    if folder.is_file():
+        raise RecipeError(f"Cannot write pictures to {str(folder)!r}: it is a file; name another --output.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

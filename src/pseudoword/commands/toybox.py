@@ -16,8 +16,8 @@ import tyro
 
 from pseudoword import disk, flags
 from pseudoword.errors import RecipeError
-from pseudoword.near import did_you_mean
 from pseudoword.settings import at_least, check_seed
+from pseudoword.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pseudoword.evaluate.suite_score import WordScore
@@ -48,6 +48,7 @@ def render(arguments: Sequence[str]) -> None:
     options = _parse(Render, "render", arguments)
     one_file = disk.means_file(options.output, disk.IMAGE_ENDINGS)
     if one_file and options.output.suffix.lower() != ".png":
+        disk.check_folder(options.output)  # of what is there already
         raise RecipeError(f"--output must be a .png or a folder, not {options.output.name!r}.")
     at_least(1, **{"--count": options.count})
     check_seed(**{"--seed": options.seed})
@@ -223,5 +224,6 @@ def run(arguments: Sequence[str]) -> int:
         description = "The drawn world of the small model inside this package, and the scripts that train the model."
         print(flags.usage("pseudoword toybox", description, {name: what for name, (_, what) in COMMANDS.items()}))
         return 0 if name else 2
-    print(f"error: there is no toybox command {name!r}; they are {', '.join(COMMANDS)}.", file=sys.stderr)
+    hint = did_you_mean(name, COMMANDS)
+    print(f"error: there is no toybox command {name!r}; they are {', '.join(COMMANDS)}.{hint}", file=sys.stderr)
     return 2

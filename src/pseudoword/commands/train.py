@@ -31,6 +31,7 @@ from pseudoword.recipe import (
     Training,
     Validation,
 )
+from pseudoword.spelling import did_you_mean
 
 EXAMPLES = (
     "pseudoword train --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy --folder cat-run",
@@ -167,7 +168,8 @@ def options_of(
     default = _options(Path(file), kind) if file else None
     method = _value_of("--method", arguments) or (default.method if default else "classic")
     if method not in OPTIONS:
-        raise RecipeError(f"There is no method {method!r}; the methods are {', '.join(sorted(OPTIONS))}.")
+        hint = did_you_mean(method, OPTIONS)
+        raise RecipeError(f"There is no method {method!r}; the methods are {', '.join(sorted(OPTIONS))}.{hint}")
     if default and method != default.method:
         default = dataclasses.replace(default, method=method, method_options=OPTIONS[method]())
     return flags.parse(

@@ -103,6 +103,10 @@ def look(folder: str | Path, *, recursive: bool = False, masks: bool = False) ->
     picture.
     """
     folder = Path(folder).expanduser()
+    if folder.is_file():
+        raise PicturesError(
+            f"{str(folder)!r} is a file, not a folder; give the folder that holds it, such as {str(folder.parent)!r}."
+        )
     if not folder.is_dir():
         raise PicturesError(f"There is no folder {str(folder)!r}; give the folder that holds your pictures.")
     files = sorted(_files(folder, recursive))

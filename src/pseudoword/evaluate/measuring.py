@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import MeasureUnavailable, RecipeError
 from pseudoword.evaluate import prompts
 from pseudoword.recipe import BaseModel, Sampler
 from pseudoword.settings import at_least, check_seed, finite
@@ -87,7 +87,7 @@ def evaluate(options: Measuring, found: Sequence[Word], output: Path) -> list[Ev
     from pseudoword.evaluate import words
     from pseudoword.evaluate.examine import Examiner
 
-    models: dict[str, Similarity] = {}
+    models: dict[str, Similarity | None] = {}
     done: dict[int, Evaluated] = {}
     names = words.names(found)
     for base in dict.fromkeys(word.base for word in found):
@@ -102,11 +102,32 @@ def evaluate(options: Measuring, found: Sequence[Word], output: Path) -> list[Ev
 
 
 def check_models(options: Measuring) -> None:
-    """Raise RecipeError if one of the pretrained models cannot be loaded."""
+    """Raise RecipeError if none of the pretrained models can be had, or one that was named cannot be loaded."""
+    _models(options, {})
+
+
+def _models(options: Measuring, loaded: dict[str, Similarity | None]) -> list[Similarity]:
+    """Return the pretrained models, loaded once; those that cannot be had are left out with a warning.
+
+    RecipeError if none is left.
+    """
     from pseudoword.evaluate import similarity
 
     for name in options.measure:
-        similarity.Similarity(name, getattr(options, name))
+        if name in loaded:
+            continue
+        loaded[name] = None
+        try:
+            loaded[name] = similarity.Similarity(name, getattr(options, name))
+        except MeasureUnavailable as error:
+            log.warning("The measures of %s are left out. %s", name, error)
+    models = [model for name in options.measure if (model := loaded[name])]
+    if not models:
+        raise RecipeError(
+            f"None of the pretrained models to measure with can be had: {', '.join(options.measure)}. Connect to the "
+            "Hub once, or name folders that hold them, such as --clip models/clip."
+        )
+    return models
 
 
 def _guidance(options: Measuring, base: BaseModel) -> float:
@@ -116,7 +137,7 @@ def _guidance(options: Measuring, base: BaseModel) -> float:
 
 
 def _examined(
-    options: Measuring, examiner: Examiner, name: str, word: Word, models: dict[str, Similarity]
+    options: Measuring, examiner: Examiner, name: str, word: Word, models: dict[str, Similarity | None]
 ) -> Evaluated:
     """Sample and measure one word, and say what the text encoder makes of it."""
     from pseudoword.evaluate.diagnostics import diagnose
@@ -142,7 +163,7 @@ def _yardstick(
     word: Word,
     real: Sequence[Image.Image],
     subject: Subject | None,
-    models: dict[str, Similarity],
+    models: dict[str, Similarity | None],
 ) -> tuple[Yardstick, Sequence[Question]]:
     """Return what measures a word and what it is asked; for pictures of the toybox's suite, its answer key."""
     from pseudoword.evaluate import similarity
@@ -152,12 +173,10 @@ def _yardstick(
     if subject and options.prompts == "auto" and examiner.family.resolution == SIDE:
         key = AnswerKey(subject, _judge())
         return key, key.questions
-    for name in options.measure:
-        if name not in models:
-            models[name] = similarity.Similarity(name, getattr(options, name))
+    loaded = _models(options, models)
     kind = options.prompts if options.prompts != "auto" else word.concept.property
     questions = prompts.LISTS[kind] if kind in prompts.LISTS else prompts.read(Path(kind))
-    return similarity.Pretrained([models[name] for name in options.measure], real, word.class_word), questions
+    return similarity.Pretrained(loaded, real, word.class_word), questions
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from transformers import (
     ViTModel,
 )
 
-from pseudoword.errors import RecipeError, first_line
+from pseudoword.errors import MeasureUnavailable, RecipeError, first_line
 from pseudoword.evaluate.prompts import Question
 from pseudoword.evaluate.statistics import Scores
 
@@ -95,7 +95,8 @@ class Similarity:
                 )
             self.processor = self._processor(config)
         except (OSError, ValueError) as error:
-            raise RecipeError(
+            on_the_hub = isinstance(error, OSError) and source is None  # a place that was named must be right
+            raise (MeasureUnavailable if on_the_hub else RecipeError)(
                 f"Cannot load {self.source!r} to measure {name} with: {first_line(error)}. "
                 "Name a folder that holds it, or leave the measure out."
             ) from error

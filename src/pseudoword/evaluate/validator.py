@@ -21,7 +21,7 @@ from pseudoword.evaluate.fixed_draw import BATCH, fixed_draws
 from pseudoword.evaluate.samples import Samples
 from pseudoword.recipe import Recipe, Validation
 from pseudoword.run import Best
-from pseudoword.vocabulary import encode_all
+from pseudoword.vocabulary import encode_all, warn_of_strays
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +139,7 @@ class Validator:
         prompts = [prompt.replace(SLOT, token) for prompt in self.options.validation_prompts for token in tokens]
         prompts = list(dict.fromkeys(prompts))
         encode_all(self.family.vocabularies, prompts)  # says what a prompt's end cuts off
+        warn_of_strays(self.family.vocabularies, [*prompts, self.options.validation_negative_prompt])
         vocabulary = next(iter(self.family.vocabularies.values()))
         for prompt in prompts:
             if set(tokens) & set(vocabulary.encode(prompt).words):

@@ -12,8 +12,8 @@ from pseudoword import families
 from pseudoword.errors import RecipeError
 from pseudoword.families import configurations, single_file
 from pseudoword.families.single_file import is_single_file
-from pseudoword.near import did_you_mean
 from pseudoword.recipe import BaseModel
+from pseudoword.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
 

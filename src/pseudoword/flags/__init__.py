@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import tyro
 
 from pseudoword.flags import help as help_page
+from pseudoword.flags.mistyped import check_flags
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ def parse(
 ) -> T:
     """Return the options of a command line; SystemExit once help was printed, or if they are not understood.
 
+    RecipeError names the option that was probably meant by one that there is not.
+
     `first` names the options that `--help` shows; `earlier` has today's flags by other names that are taken as well.
     """
     words = current(arguments, earlier or {})
@@ -37,6 +40,7 @@ def parse(
         whole = "--help-all" in asked
         print(help_page.page(kind, prog, description, examples, first, default=default, whole=whole))
         raise SystemExit(0)
+    check_flags([get_origin(kind) or kind, *get_args(kind)], words)
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
         kind, args=words, prog=prog, config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff), **options

@@ -23,6 +23,7 @@ from pseudoword.formats.fetching import fetched, name_of_encoder
 from pseudoword.formats.files import open_file
 from pseudoword.formats.names import PICTURES, container_of, metadata_of, stem_of
 from pseudoword.formats.tensors import BUNDLED
+from pseudoword.spelling import did_you_mean
 
 __all__ = [
     "ENDINGS",
@@ -147,8 +148,9 @@ def read(path: str | Path, token: str | None = None) -> Concept:
         if concept.token == token:
             return concept
     names = ", ".join(concept.token for concept in concepts[:10])
+    hint = did_you_mean(token, [concept.token for concept in concepts]) if token else ""
     raise FormatError(
-        f"{path} holds several words ({names}); say which, or make a file of each with pseudoword convert."
+        f"{path} holds several words ({names}); say which, or make a file of each with pseudoword convert.{hint}"
     )
 
 

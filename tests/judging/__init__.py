@@ -1,0 +1,1 @@
+"""Tests of what judges a recipe before training, and a word after it."""
