@@ -22,7 +22,7 @@ LAYERS = [
     {"checking", "trials"},
     {"training", "inspection", "converting", "interruption"},
     {"job"},
-    {"watch"},
+    {"watch", "cohorts"},
     {"evaluate", "hub"},
     {"card", "generate", "loading", "hub_client", "run", "starting", "tracking"},
     {"toybox"},

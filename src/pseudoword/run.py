@@ -101,10 +101,22 @@ class Checkpoint:
 
 
 class Run:
-    """The folder of one run; RunError if another process holds it. Without `hold` it is only looked at."""
+    """The folder of one run; RunError if another process holds it. Without `hold` it is only looked at.
 
-    def __init__(self, folder: str | Path, *, hold: bool = True) -> None:
+    That of concepts that were added to a run later lies inside that run's, its `home`; `places` has its words' folders.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        hold: bool = True,
+        home: Path | None = None,
+        places: Mapping[str, Path] | None = None,
+    ) -> None:
         self.folder = Path(folder).expanduser()
+        self.home = home or self.folder
+        self._places = places
         self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
         if hold:
             self._hold()
@@ -160,34 +172,43 @@ class Run:
     def begin(self, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
         """Write the recipe and make the folder say only what happened up to the checkpoint."""
         step = checkpoint.step if checkpoint else 0
-        places = self.places(recipe)
+        places, is_added = self.places(recipe), self.folder != self.home
+        self.folder.mkdir(exist_ok=True)
         for place in (own for own in {self.folder, *places.values()} if own.is_dir()):
             for folder in [place, *(path for path in place.iterdir() if path.is_dir())]:
                 disk.sweep(folder)
         stale = [path for at, path in self.checkpoints() if at > step]
-        if checkpoint is None:
-            names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
+        if checkpoint is None and is_added:
+            stale += [path for path in (self.folder / "log.jsonl", self.logs(recipe)) if path.exists()]
+            stale += [path for place in places.values() for path in word_files(place)]
+        elif checkpoint is None:
+            names = ["log.jsonl", "recipe.toml", layout.NOT_LEARNED, *RESULTS, *self._pipeline()]
             names += [layout.WORDS] if any((self.folder / layout.WORDS).glob("*/recipe.toml")) else []
             stale += [path for name in names if (path := self.folder / name).exists()]
             stale += [path for path in [self.logs(recipe)] if path.parent == self.folder.resolve() and path.exists()]
-            stale += _later_words(self.folder, 0) + _best_words(self.folder)
+            stale += _later_words(self.folder, 0) + _best_words(self.folder) + layout.added(self.folder)
         else:
             for token, place in places.items():
                 stale += _later_words(place, step)
                 stale += [path for at, path in layout.grids(place / layout.SAMPLES) if at > step]
                 stale += _best_words(place) if token not in checkpoint.best else []
         if stale:
-            self._set_aside(stale)
-        disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
-        if len(places) > 1:  # each word's folder is one that the other commands take for a run's
-            for wanted in recipe.concepts:
-                place = places[wanted.token]
-                place.mkdir(parents=True, exist_ok=True)
-                output = dataclasses.replace(recipe.output, folder=str(place), hub_model_id=None)
-                alone = dataclasses.replace(recipe.alone(wanted), output=output)
-                disk.write(place / "recipe.toml", tomli_w.dumps(alone.to_dict()))
+            self.set_aside(stale)
+        if self._places is None:  # else the recipe is that of a part of the run
+            disk.write(self.folder / "recipe.toml", tomli_w.dumps(recipe.to_dict()))
+        self.describe_words(recipe)
         kept = [line for line in self.log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def describe_words(self, recipe: Recipe) -> None:
+        """Write each word's recipe into its folder, which other commands take for a run's, if that is not the run's."""
+        concepts = {concept.token: concept for concept in recipe.concepts}
+        for token, place in self.places(recipe).items():
+            if place != self.home:
+                place.mkdir(parents=True, exist_ok=True)
+                output = dataclasses.replace(recipe.output, folder=str(place), hub_model_id=None)
+                alone = dataclasses.replace(recipe.alone(concepts[token]), output=output)
+                disk.write(place / "recipe.toml", tomli_w.dumps(alone.to_dict()))
 
     def _pipeline(self) -> list[str]:
         """Return the names of what belongs to a pipeline that an earlier run wrote here."""
@@ -200,6 +221,8 @@ class Run:
 
     def places(self, recipe: Recipe) -> dict[str, Path]:
         """Return each word's folder by its token: the run's own, or where there are several, one of its own."""
+        if self._places is not None:
+            return dict(self._places)
         tokens = [concept.token for concept in recipe.concepts]
         return dict(zip(tokens, layout.places(self.folder, [formats.stem_of(t) for t in tokens]), strict=True))
 
@@ -207,17 +230,17 @@ class Run:
         """Return the periodically written words by step."""
         return words_in(self.folder)
 
-    def _set_aside(self, paths: Sequence[Path]) -> None:
+    def set_aside(self, paths: Sequence[Path]) -> None:
         """Move what an earlier run left out of the way; nothing is deleted."""
         number = 1
-        while (aside := self.folder / f"earlier-{number}").exists():
+        while (aside := self.home / f"earlier-{number}").exists():
             number += 1
         aside.mkdir()
         for path in paths:
-            to = aside / path.relative_to(self.folder) if path.is_relative_to(self.folder) else aside / path.name
+            to = aside / path.relative_to(self.home) if path.is_relative_to(self.home) else aside / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
             path.rename(to)
-        own = [path.relative_to(self.folder) if path.is_relative_to(self.folder) else path for path in paths]
+        own = [path.relative_to(self.home) if path.is_relative_to(self.home) else path for path in paths]
         names = ", ".join(path.as_posix() for path in own)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
 
@@ -252,7 +275,9 @@ class Run:
 
     def logs(self, recipe: Recipe) -> Path:
         """Return the folder of a tracker's files: inside the run's own, unless the recipe says another place."""
-        return (self.folder / Path(recipe.output.logging_dir).expanduser()).resolve()
+        folder = (self.folder / Path(recipe.output.logging_dir).expanduser()).resolve()
+        is_shared = self.folder != self.home and not folder.is_relative_to(self.folder.resolve())
+        return folder / self.folder.name if is_shared else folder
 
     def report(self, progress: Progress) -> None:
         """Add a step to the log."""
@@ -263,9 +288,9 @@ class Run:
             file.write(json.dumps(line) + "\n")
 
     def failed(self) -> Mapping[str, str]:
-        """Return why concepts were not learned, by token, as the newest checkpoint has it."""
-        kept = self.checkpoints()
-        return read_checkpoint(kept[-1][1]).failed if kept else {}
+        """Return why concepts of a run of several were not learned, by token."""
+        path = self.folder / layout.NOT_LEARNED
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the lines of the log that are whole."""
@@ -288,6 +313,12 @@ _BEST = "best."
 def words_in(folder: Path) -> list[tuple[int, Path]]:
     """Return the periodically written words in a folder by step."""
     return sorted((at, path) for path in folder.iterdir() if (at := _step_of(WORD, path)) >= 0)
+
+
+def word_files(place: Path) -> list[Path]:
+    """Return all that a run left of one word in its folder: the word, its steps, and what there is to read of it."""
+    results = [path for name in RESULTS if (path := place / name).exists()]
+    return results + _later_words(place, 0) + _best_words(place)
 
 
 def _later_words(place: Path, step: int) -> list[Path]:

@@ -83,10 +83,8 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword.training import train
 
     recipe = recipe_of(options)
-    last = carry_out(
-        lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume latest", as_json=options.json
-    )
-    failed = last.failed if last else Run(recipe.output.folder, hold=False).failed()  # nothing was left to do
+    carry_out(lambda stop: train(recipe, resume=options.resume, stop=stop), "--resume latest", as_json=options.json)
+    failed = Run(recipe.output.folder, hold=False).failed()
     if watch.is_main_process() and not options.json:
         learned = [concept.token for concept in recipe.concepts if concept.token not in failed]
         folder = recipe.output.folder if len(recipe.concepts) == 1 else str(Path(recipe.output.folder) / WORDS)

@@ -100,8 +100,13 @@ class Word:
             return []
         if self.run.parent.name != layout.WORDS:
             return Run(self.run, hold=False).log_lines()
-        # One of several words: its own losses, and its share of the time.
-        lines = Run(self.run.parent.parent, hold=False).log_lines()
+        # One of several words: its own losses, and its share of the time. The latest part that trained it counts.
+        home = self.run.parent.parent
+        lines: list[dict[str, Any]] = []
+        for folder in [*reversed(layout.added(home)), home]:
+            lines = Run(folder, hold=False).log_lines()
+            if any(self.concept.token in line.get("loss", {}) for line in lines):
+                break
         return [self._own(line) for line in lines]
 
     def _own(self, line: dict[str, Any]) -> dict[str, Any]:
