@@ -29,7 +29,7 @@ LAYERS = [
     {"data", "engines", "formats", "sheets"},
     {"families", "methods"},
     {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra", "flax_models"},
-    {"concept", "recipe", "batch", "contracts", "progress"},
+    {"concept", "recipe", "batch", "contracts", "progress", "summaries"},
     {"sections", "contents"},
     {"placeholder", "settings"},
     {"errors"},

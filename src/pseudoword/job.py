@@ -32,6 +32,7 @@ from pseudoword.placeholder import vector_tokens
 from pseudoword.recipe import BaseModel, ConceptRecipe, Recipe, parse_steps
 from pseudoword.run import Checkpoint, refuse_changes
 from pseudoword.starting import starting_rows, starting_state
+from pseudoword.summaries import count_ready
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +247,7 @@ def _lessons(
             continue
         lesson, rows[wanted.token] = made
         lessons.append(lesson)
+        count_ready(len(lessons), len(given))
     if not lessons and attempt.cohort.is_first:
         told = " ".join(attempt.failed.values())
         raise RecipeError(f"None of the {len(recipe.concepts)} concepts can be learned: {told}")

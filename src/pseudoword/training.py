@@ -26,6 +26,7 @@ from pseudoword.job import Job, Plan, in_steps, is_finished, plan, prepare
 from pseudoword.progress import Progress, mean
 from pseudoword.recipe import BaseModel, Recipe
 from pseudoword.run import BEST, Run
+from pseudoword.summaries import named, summed_up
 from pseudoword.tracking import Trackers
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ def train(
         tracking.check(recipe.output.report_to)
         pushes = hub.Pushes(recipe.output, hub_token)
         several = engine.on_main(lambda: cohorts(run, recipe, resume))
-        plans = [plan(engine, cohort, dataset) for cohort in several]
+        with summed_up(len(recipe.concepts)):
+            plans = [plan(engine, cohort, dataset) for cohort in several]
         engine.on_main(pushes.check)
         base = locate(recipe.base, toybox.BASES)
         if several[-1].checkpoint:
@@ -85,7 +87,8 @@ def _learn(
     pushes: hub.Pushes,
 ) -> Generator[Progress, None, bool]:
     """Train a cohort to its end, step by step, and return whether it was stopped before."""
-    job = prepare(engine, planned, base)
+    with summed_up(len(planned.given)):
+        job = prepare(engine, planned, base)
     engine.on_main(lambda: note(planned.cohort.home, failed_of(several)))
     if job is None:
         return False
@@ -126,7 +129,8 @@ def _learn(
 
     words = [job.concept(lesson, engine.rows()[lesson.token], max(start, steps)) for lesson in job.lessons]
     pushes.wait()  # while one is under way the Hub's client has its limits, for everybody in this process
-    engine.on_main(lambda: _finish(run, job, words, validator))
+    with summed_up(len(words)):
+        engine.on_main(lambda: _finish(run, job, words, validator))
     if engine.is_main:  # alone: the other processes do not wait for the Hub
         pushes.finish()
     return False
@@ -164,8 +168,9 @@ def _step(engine: Engine, run: Run, job: Job, batches: _Batches, step: int, lr: 
         except NonFiniteLoss as error:
             if len(error.reasons) == len(job.lessons) and job.cohort.is_first:
                 raise _stopped(run, error, job.recipe) from error
-            for token, reason in error.reasons.items():
-                log.warning("%s is given up because %s; the other concepts go on.", token, reason)
+            with summed_up(len(error.reasons)):
+                for token, reason in error.reasons.items():
+                    log.warning("%s is given up because %s; the other concepts go on.", token, reason)
             gone = [lesson for lesson in job.lessons if lesson.token in error.reasons]
             engine.on_main(lambda lessons=gone: _write_along(engine, run, job, lessons, step))
             job.give_up(error.reasons)
@@ -199,9 +204,9 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
 
 def _say_what_begins(job: Job, start: int) -> None:
     """Say what is learned, and how much of it at a step."""
-    told, pictures = " ".join(lesson.token for lesson in job.lessons), job.portions.batch * len(job.lessons)
+    words, pictures = named([lesson.token for lesson in job.lessons]), job.portions.batch * len(job.lessons)
     if start < job.steps:
-        log.info("Training %s: steps %d to %d, %d pictures a step", told, start + 1, job.steps, pictures)
+        log.info("Training %s: steps %d to %d, %d pictures a step", words, start + 1, job.steps, pictures)
     else:
         log.info("Nothing left to train: %d of %d steps are done; writing the outputs again", start, job.steps)
 

@@ -58,7 +58,10 @@ def _last(run: Iterable[Progress]) -> Progress | None:
 
 
 def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
+    known: dict[str, str] = {}
     for p in run:
+        failed = {token: reason for token, reason in p.failed.items() if known.get(token) != reason}
+        known = dict(p.failed)
         saved = [str(path) for path in p.saved]
         line = {
             "step": p.step,
@@ -69,7 +72,7 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
             "saved": saved,
             "fixed_draw_loss": dict(p.fixed_draw_loss),
             "pictures": [str(path) for path in p.pictures],
-            "failed": dict(p.failed),
+            "failed": failed,  # each once, at the first step after it
         }
         print(json.dumps(line), flush=True)
         yield p
@@ -77,10 +80,12 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
 
 def _lines(run: Iterable[Progress]) -> Progress | None:
     losses: deque[float] = deque(maxlen=AVERAGED)
-    last, began, first = None, 0.0, None
+    last, began, first, before = None, 0.0, 0, -1
     for last in run:
-        if first is None:  # the pace is that of steps, without the loading before the first
+        if last.step != before + 1:  # the first, or that of another part: for the pace steps count, not the loading
+            losses.clear()
             began, first = time.perf_counter() - last.seconds, last.step - 1
+        before = last.step
         losses.append(mean(last.loss))
         if last.step % -(-last.steps // LINES) == 0 or last.saved or last.pictures or last.step == last.steps:
             pace = (time.perf_counter() - began) / (last.step - first)
@@ -119,9 +124,10 @@ def _bar(run: Iterable[Progress]) -> Progress | None:
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = None
         for last in run:
+            if task is None or last.step != bar.tasks[-1].completed + 1:  # the first, or that of another part
+                losses.clear()
+                task = bar.add_task("", total=last.steps, completed=last.step - 1, loss=0.0, fixed="")
             losses.append(mean(last.loss))
-            if task is None:
-                task = bar.add_task("", total=last.steps, completed=last.step - 1, loss=losses[0], fixed="")
             bar.update(task, completed=last.step, loss=sum(losses) / len(losses))
             if last.fixed_draw_loss:
                 bar.update(task, fixed=f"  fixed-draw loss {mean(last.fixed_draw_loss):.4f}")

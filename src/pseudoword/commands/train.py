@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Optional, TypeVar
 import tyro
 
 from pseudoword.errors import RecipeError
-from pseudoword.layout import WORDS
+from pseudoword.layout import NOT_LEARNED, WORDS
 from pseudoword.methods import OPTIONS
 from pseudoword.recipe import (
     BaseModel,
@@ -27,6 +27,8 @@ from pseudoword.recipe import (
 )
 
 EXAMPLE = "pseudoword train --model MODEL --token '<cat-toy>' --pictures cat/ --initializer toy --folder cat-run"
+NAMED = 20
+"""Concepts that failed, of which a line each says why."""
 
 
 M = TypeVar("M")
@@ -92,8 +94,11 @@ def run(arguments: Sequence[str]) -> int:
             f"The word {learned[0]} is in {folder}." if len(learned) == 1 else f"{len(learned)} words are in {folder}."
         )
     if watch.is_main_process():
-        for token, reason in failed.items():
+        for token, reason in list(failed.items())[:NAMED]:
             print(f"error: {token} was not learned: {reason}", file=sys.stderr)
+        if more := list(failed)[NAMED:]:
+            file = Path(recipe.output.folder) / NOT_LEARNED
+            print(f"error: {len(more)} more were not learned, {file} says why: {' '.join(more)}", file=sys.stderr)
     return 1 if failed else 0
 
 
