@@ -139,14 +139,14 @@ def test_a_checkpoint_is_kept_when_a_concept_is_given_up(
     make_many: MakeMany, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a run that is killed soon after goes on with it, and refuses what was done to repair it."""
-    spoil(monkeypatch, {1: [1]})
-    run = train(make_many())
+    recipe = make_many(checkpointing_steps=2)
+    spoil(monkeypatch, {2: [1]})
+    run = train(recipe)
     for _ in range(3):
         next(run)
     run.close()
     monkeypatch.undo()
-    assert Run(tmp_path / "run", hold=False).failed()
-    recipe = make_many()
+    assert list(Run(tmp_path / "run", hold=False).failed()) == ["<dog>"]
     cat, dog, style = recipe.concepts
     repaired = dataclasses.replace(dog, pictures=cat.pictures)
     [*_, last] = train(with_concepts(recipe, cat, repaired, style), resume="latest")
