@@ -65,13 +65,13 @@ def train(
 
         # Each cohort is a run of its own; most runs have one.
         unfinished = [planned for planned in plans if not is_finished(engine, planned)] or plans
-        for planned in unfinished:
+        for i, planned in enumerate(unfinished):
+            if i:
+                engine = _engine(recipe)
+                gc.collect()  # what the last one had on the device
             stopped = yield from _learn(engine, several, planned, base, stop, pushes)
             if stopped:
                 return
-            engine = _engine(recipe)
-            gc.collect()  # what the last one had on the device
-        engine.on_main(lambda: note(run.folder, failed_of(several)))
 
 
 def _engine(recipe: Recipe) -> Engine:
@@ -106,6 +106,8 @@ def _learn(
             lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
             learning = len(job.lessons)
             loss = _step(engine, run, job, batches, step, lr)
+            if gave_up := len(job.lessons) < learning:
+                engine.on_main(lambda: note(job.cohort.home, failed_of(several)))
             if not job.lessons:
                 return False
             seconds = time.perf_counter() - began
@@ -113,9 +115,7 @@ def _learn(
 
             # What it left: numbers in the log, files that are due, then pictures, whose making takes longest.
             fixed = validator.measure(step + 1)
-            failed, gave_up = failed_of(several), len(job.lessons) < learning
-            if gave_up:
-                engine.on_main(lambda: note(job.cohort.home, failed_of(several)))
+            failed = failed_of(several)
             progress = Progress(step + 1, steps, loss, lr, seconds, fixed_draw_loss=fixed, failed=failed)
             engine.on_main(lambda done=progress: run.report(done))
             saved = _keep(engine, run, job, validator, progress, stopping or gave_up)
