@@ -19,10 +19,10 @@ import pytest
 import torch
 
 from pseudoword import Recipe, cli, train
+from pseudoword.checkpoints import read_checkpoint
 from pseudoword.errors import RunError, TrainingStopped
 from pseudoword.families.sd.torch import StableDiffusion
 from pseudoword.interruption import Interruption
-from pseudoword.run import read_checkpoint
 from tests.miniatures import PROCESSES, TOKEN, MakeRecipe, rows_of
 from tests.test_processes import together
 

@@ -36,9 +36,6 @@ def test_a_concept_without_pictures_is_left_out(
         one, other = word(tmp_path / "run", name), word(tmp_path / "broken", name)
         assert one.rows["clip_l"].tobytes() == other.rows["clip_l"].tobytes()
     assert not (tmp_path / "broken" / "words" / "dog" / "learned_embeds.safetensors").exists()
-    # Mended meanwhile, it stays out: the others' run would be another one.
-    list(train(in_folder(dataclasses.replace(recipe), tmp_path / "broken"), resume="checkpoint-2"))
-    assert not (tmp_path / "broken" / "words" / "dog" / "learned_embeds.safetensors").exists()
 
 
 @pytest.mark.parametrize("spoiled", ["initializer", "vectors", "token"])
@@ -107,9 +104,8 @@ def test_a_run_goes_on_without_what_had_been_given_up(
     spoil(monkeypatch, {1: [0]})
     list(train(make_many(steps="6", folder=str(tmp_path / "whole"))))
     stopped_after(make_many(steps="6"), 4)
-    monkeypatch.undo()
     [*_, last] = train(make_many(steps="6"), resume="latest")
-    assert list(last.failed) == ["<cat>"]
+    assert list(last.failed) == ["<cat>"], "tried again, and failed again"
     for name in ("dog", "style"):
         one, other = word(tmp_path / "whole", name), word(tmp_path / "run", name)
         assert one.rows["clip_l"].tobytes() == other.rows["clip_l"].tobytes()

@@ -25,7 +25,7 @@ def test_its_recipe_and_commands_run(base: Path, pictures: Path, tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     Path("my-words.toml").write_text(tomli_w.dumps(recipe))
     commands = re.findall(r"^pseudoword (.*)$", PAGE, re.MULTILINE)
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:
         assert cli.main(command.split()) == 0
     named = set(re.findall(r"`words/([\w-]+)/`", PAGE))

@@ -15,13 +15,15 @@ import torch
 from pseudoword import Recipe, train
 from pseudoword.errors import PseudowordError
 from pseudoword.recipe import ConceptRecipe
-from tests.miniatures import PROCESSES, MakeRecipe, rows_of
+from tests.miniatures import PROCESSES, MakeRecipe, in_folder, rows_of
 
 MakeStop = Callable[[], Callable[[], bool]]
 """Makes, in a process of its own, what `train` asks whether to stop."""
 
 
-def rank(recipe: Recipe, number: int, processes: int, port: int, said: str, stop: MakeStop | None) -> None:
+def rank(
+    recipe: Recipe, number: int, processes: int, port: int, said: str, stop: MakeStop | None, resume: str | None
+) -> None:
     """Train as one of several processes, and write what went wrong to a file."""
     torch.set_num_threads(1)
     os.environ |= {
@@ -33,19 +35,22 @@ def rank(recipe: Recipe, number: int, processes: int, port: int, said: str, stop
         "ACCELERATE_USE_CPU": "true",
     }
     try:
-        for _ in train(recipe, stop=stop() if stop else None):
+        for _ in train(recipe, stop=stop() if stop else None, resume=resume):
             pass
     except PseudowordError as error:
         Path(f"{said}-{number}").write_text(str(error))
 
 
-def together(recipe: Recipe, processes: int, said: Path, stop: MakeStop | None = None) -> None:
+def together(
+    recipe: Recipe, processes: int, said: Path, stop: MakeStop | None = None, resume: str | None = None
+) -> None:
     """Train in several processes connected by gloo."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = [
-        PROCESSES.Process(target=rank, args=(recipe, n, processes, port, str(said), stop)) for n in range(processes)
+        PROCESSES.Process(target=rank, args=(recipe, n, processes, port, str(said), stop, resume))
+        for n in range(processes)
     ]
     for child in children:
         child.start()
@@ -80,6 +85,12 @@ def test_two_processes_learn_several_words_and_leave_out_the_same(
     for name in ("a", "b"):
         one, other = (rows_of(tmp_path / run / "words" / name) for run in ("one", "two"))
         assert np.abs(one - other).max() < 1e-5
+    # Repaired, the third is learned too.
+    repaired = tuple(dataclasses.replace(own, pictures=str(pictures)) for own in concepts)
+    together(dataclasses.replace(two, concepts=repaired), 2, tmp_path / "said", resume="latest")
+    assert not list(tmp_path.glob("said-*"))
+    list(train(in_folder(recipe.alone(repaired[1]), tmp_path / "alone")))
+    assert np.abs(rows_of(tmp_path / "alone") - rows_of(tmp_path / "two" / "words" / "gone")).max() < 1e-5
 
 
 def test_a_run_of_two_processes_goes_on_in_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:

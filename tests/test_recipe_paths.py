@@ -11,11 +11,11 @@ import pytest
 import tomli_w
 
 from pseudoword import Concept, Recipe, cli, train
+from pseudoword.checkpoints import Checkpoint, refuse_changes
 from pseudoword.errors import FormatError, RecipeError, RunError
 from pseudoword.evaluate.words import Asked, words_of
 from pseudoword.recipe import BaseModel, ConceptRecipe, Output
 from pseudoword.recipe_paths import absolute, read_beside, written
-from pseudoword.run import Checkpoint, refuse_changes
 from pseudoword.trials import Trial, plain_recipe
 from tests.data.test_custom_datasets import Plain, tokenizer_with
 from tests.miniatures import TOKEN, MakeRecipe

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from pseudoword import disk
+from pseudoword.checkpoints import Checkpoint, read_checkpoint, refuse_changes
 from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
-from pseudoword.run import Checkpoint, Run, read_checkpoint, refuse_changes
+from pseudoword.run import Run
 from tests.miniatures import MakeRecipe
 
 ARRAYS = {"params.0.clip_l": np.arange(6, dtype=np.float32).reshape(2, 3), "loss_scale": np.asarray([65536.0, 3.0])}
@@ -81,7 +82,7 @@ def test_another_process_holds_its_folder_until_it_is_killed(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"^Cannot write to the folder '.*file'"):
+    with pytest.raises(RunError, match=r"^The run's folder '.*file' is a file"):
         Run(tmp_path / "file")
     with pytest.raises(RunError, match=r"^Cannot write to the folder '.*run': Not a directory\.$"):
         Run(tmp_path / "file" / "run")

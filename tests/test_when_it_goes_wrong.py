@@ -68,7 +68,7 @@ NOT_ON_THE_PAGE = {
     ("src/pseudoword/hub_client.py", HIDDEN): "the sentence that is read beside it, without the token",
     ("src/pseudoword/job.py", "limit"): "made in toybox/limits.py, where it is read",
     ("src/pseudoword/recipe.py", "f'{path}: {error}'"): "a RecipeError's own sentence, with the file's name",
-    ("src/pseudoword/run.py", "… is …"): "in brackets in 'The checkpoint … cannot be read (…)'",
+    ("src/pseudoword/checkpoints.py", "… is …"): "in brackets in 'The checkpoint … cannot be read (…)'",
     (
         "src/pseudoword/watch.py",
         "_sentence(last, losses, pace, left)",

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from pseudoword import families, hub, methods, toybox, tracking
+from pseudoword import families, formats, methods
 from pseudoword.batch import Pair
+from pseudoword.checkpoints import Checkpoint, refuse_changes
+from pseudoword.cohorts import Cohort
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, Family
 from pseudoword.data import examples
@@ -27,12 +29,11 @@ from pseudoword.data.folder import Picture
 from pseudoword.data.lessons import Lesson, Portions, ahead, micro_batches
 from pseudoword.data.pictures import ConceptPictures, FramedPictures
 from pseudoword.errors import OutOfMemory, PseudowordError, RecipeError
-from pseudoword.families.locate import locate
 from pseudoword.families.single_file import is_single_file
 from pseudoword.placeholder import vector_tokens
 from pseudoword.recipe import BaseModel, ConceptRecipe, Recipe, parse_steps
-from pseudoword.run import Checkpoint, Run, refuse_changes
 from pseudoword.starting import starting_rows, starting_state
+from pseudoword.summaries import count_ready
 from pseudoword.toybox import limits
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ T = TypeVar("T")
 class Job:
     """What a run needs besides its engine and folder, ready to train; concepts that fail on the way leave it."""
 
+    cohort: Cohort
     recipe: Recipe
-    checkpoint: Checkpoint | None
     facts: dict[str, Any]
     """What a checkpoint says besides its numbers."""
     family: Family
@@ -55,6 +56,8 @@ class Job:
     """Why each of the other concepts is not, by its token."""
     portions: Portions
     steps: int
+    beside: list[Mapping[str, np.ndarray]]
+    """Rows of words of other cohorts that validation prompts show, in the order in which they are lent."""
     first_rows: Mapping[str, Mapping[str, np.ndarray]]
     """Where each word's rows started, by token and text encoder."""
 
@@ -87,17 +90,28 @@ class Job:
         self.lessons[:] = [lesson for lesson in self.lessons if lesson.token not in reasons]
 
 
-def prepare(
-    engine: Engine, run: Run, recipe: Recipe, dataset: Dataset | None, resume: str | None, pushes: hub.Pushes
-) -> Job:
-    """Find what an earlier part of the run decided, load the base, and encode what the words are learned from."""
-    tracking.check(recipe.output.report_to)
-    recipe = with_dataset(recipe, dataset)
-    checkpoint = engine.on_main(lambda: run.find(resume))
-    recipe, seed = _seeded(engine, recipe, checkpoint)
-    failed = dict(checkpoint.failed) if checkpoint else {}
-    attempt = _Attempts(engine, recipe, failed, resumed=checkpoint is not None)
-    given = _given(recipe, dataset, attempt)
+@dataclass
+class Plan:
+    """A cohort whose pictures are found, before anything is loaded; nothing that must not change has changed."""
+
+    cohort: Cohort
+    recipe: Recipe
+    """The cohort's, with a seed."""
+    seed: int
+    given: Mapping[str, ConceptPictures | Dataset]
+    share: Sequence[int]
+    facts: dict[str, Any]
+    known: int
+    """Pictures that go through the model at once, if that is decided already."""
+    compiled: bool | None
+    """Whether the denoiser is compiled, if that is decided already."""
+
+
+def plan(engine: Engine, cohort: Cohort, dataset: Dataset | None) -> Plan:
+    """Find a cohort's pictures, and refuse what would not be the same run."""
+    checkpoint = cohort.checkpoint
+    recipe, seed = _seeded(engine, cohort.recipe, checkpoint)
+    given = _given(recipe, dataset, _Attempts(engine, cohort))
     share = engine.share(recipe.training.batch_size, recipe.training.gradient_accumulation_steps)
     batch = len(share) * engine.processes
     # What the last bits depend on is as it was in the resumed run, unless it is asked for otherwise.
@@ -108,36 +122,56 @@ def prepare(
     facts["arithmetic"] = {**engine.arithmetic(), AT_ONCE: str(known), COMPILED: str(compiled)}
     if checkpoint:
         refuse_changes(checkpoint, facts)
-    engine.on_main(pushes.check)
+    return Plan(cohort, recipe, seed, given, share, facts, known, compiled)
 
-    base = locate(recipe.base, toybox.BASES)
+
+def is_finished(engine: Engine, plan: Plan) -> bool:
+    """Whether one of several cohorts has nothing left to train or write; the same on every process."""
+    cohort = plan.cohort
+    if not cohort.others:
+        return False
+    steps, _ = parse_steps(plan.recipe.schedule.steps)  # of several concepts they are no epochs
+    return engine.on_main(lambda: cohort.is_done(steps))
+
+
+def prepare(engine: Engine, plan: Plan, base: BaseModel) -> Job | None:
+    """Load the base, and encode what a cohort's words are learned from; None if none of a later cohort's can be."""
+    cohort, facts = plan.cohort, plan.facts
+    checkpoint, failed, known = cohort.checkpoint, cohort.failed, plan.known
+    if not (plan.given or cohort.is_first):
+        return None
+    recipe = dataclasses.replace(plan.recipe, base=dataclasses.replace(plan.recipe.base, family=base.family))
     if limits.is_toybox(base.model):
-        _say_limits(given)
-    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, family=base.family))
+        _say_limits(plan.given)
     family: Family = families.part(base.family, recipe.engine.engine).FAMILY.load(base)
     method = methods.build(recipe.method)
     with _room_for(family):
         engine.prepare(family)
-        lessons, rows = _lessons(recipe, family, given, attempt, seed)
+        lessons, rows = _lessons(recipe, family, plan.given, _Attempts(engine, cohort), plan.seed)
+        if not lessons:
+            return None
         _forget(facts, failed)
+        beside = _beside(family, cohort)
         states = {lesson.token: starting_state(lesson.wanted, rows[lesson.token], method) for lesson in lessons}
         if all(isinstance(lesson.source, Cached) for lesson in lessons):
             family.leave_vae()
         engine.start(family, method, rows, states)
     if checkpoint:
         engine.restore(checkpoint.step, checkpoint.arrays)
-    pictures = len(share) * len(lessons)
+    pictures = len(plan.share) * len(lessons)
     at_once = known or engine.on_main(lambda: _fitting(recipe, base, engine, lessons, pictures))
     facts["arithmetic"][AT_ONCE] = str(at_once)
-    engine.on_main(lambda: run.begin(recipe, checkpoint))
-    portions = Portions(seed, batch, share, at_once, family.num_timesteps)
+    engine.on_main(lambda: cohort.run.begin(recipe, checkpoint))
+    portions = Portions(plan.seed, facts["batch"], plan.share, at_once, family.num_timesteps)
     steps = in_steps(recipe.schedule.steps, recipe, lessons[0].data, engine.processes)
     facts["failed"] = failed
     if engine.step_number < steps:
         done = engine.step_number
-        is_compiled = engine.compile(lambda: next(micro_batches(lessons, [done], portions)), steps - done, compiled)
+        is_compiled = engine.compile(
+            lambda: next(micro_batches(lessons, [done], portions)), steps - done, plan.compiled
+        )
         facts["arithmetic"][COMPILED] = str(is_compiled)
-    return Job(recipe, checkpoint, facts, family, lessons, failed, portions, steps, rows)
+    return Job(cohort, recipe, facts, family, lessons, failed, portions, steps, beside, rows)
 
 
 @contextmanager
@@ -167,9 +201,10 @@ def _say_limits(given: Mapping[str, ConceptPictures | Dataset]) -> None:
 class _Attempts:
     """Tries what a run of several concepts needs of each; one that fails is noted, and the others go on."""
 
-    def __init__(self, engine: Engine, recipe: Recipe, failed: dict[str, str], *, resumed: bool) -> None:
-        self.engine, self.recipe, self.failed = engine, recipe, failed
-        self._all_or_nothing = resumed or len(recipe.concepts) == 1
+    def __init__(self, engine: Engine, cohort: Cohort) -> None:
+        self.engine, self.cohort, self.failed = engine, cohort, cohort.failed
+        is_all_of_a_run = cohort.is_first and len(cohort.concepts) == 1
+        self._all_or_nothing = cohort.checkpoint is not None or is_all_of_a_run
 
     def __call__(self, wanted: ConceptRecipe, make: Callable[[], T]) -> T | None:
         """Return what is made, on every process; None if it fails on one of them."""
@@ -205,18 +240,25 @@ def with_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
 def _given(recipe: Recipe, dataset: Dataset | None, attempt: _Attempts) -> dict[str, ConceptPictures | Dataset]:
     """Return the pictures of every concept that has some."""
     if dataset is not None:
-        if len(recipe.concepts) > 1:
+        if len(attempt.cohort.whole.concepts) > 1:
             raise RecipeError(
-                f"A dataset of your own is for one concept, but the recipe has {len(recipe.concepts)}; "
+                f"A dataset of your own is for one concept, but the recipe has {len(attempt.cohort.whole.concepts)}; "
                 "train them one by one, or from folders."
             )
         return {wanted.token: dataset for wanted in recipe.concepts}
     given = {}
     for wanted in (own for own in recipe.concepts if own.token not in attempt.failed):
-        found = attempt(wanted, functools.partial(ConceptPictures, wanted, recipe.data))
+        found = attempt(wanted, functools.partial(_pictures, attempt.cohort, wanted))
         if found is not None:
             given[wanted.token] = found
     return given
+
+
+def _pictures(cohort: Cohort, wanted: ConceptRecipe) -> ConceptPictures:
+    """Return a concept's pictures, if its word is none that the run has already."""
+    if cohort.checkpoint is None:
+        cohort.check(wanted)
+    return ConceptPictures(wanted, cohort.whole.data)
 
 
 def _lessons(
@@ -234,7 +276,8 @@ def _lessons(
             continue
         lesson, rows[wanted.token] = made
         lessons.append(lesson)
-    if not lessons:
+        count_ready(len(lessons), len(given))
+    if not lessons and attempt.cohort.is_first:
         told = " ".join(attempt.failed.values())
         raise RecipeError(f"None of the {len(recipe.concepts)} concepts can be learned: {told}")
     return lessons, rows
@@ -255,6 +298,19 @@ def _lesson(
         workers=recipe.data.workers,
     )
     return Lesson(wanted, number, data, source), rows
+
+
+def _beside(family: Family, cohort: Cohort) -> list[Mapping[str, np.ndarray]]:
+    """Lend finished words of other cohorts that validation prompts show too, and return their rows."""
+    prompts, rows = " ".join(cohort.whole.validation.validation_prompts), []
+    for token, place in cohort.others.items():
+        if token not in prompts or not formats.files_in(place):
+            continue
+        word = formats.read(place)
+        for vocabulary in family.vocabularies.values():
+            vocabulary.lend(token, word.num_vectors)
+        rows.append({encoder: words.rows_of(word, encoder) for encoder, words in family.vocabularies.items()})
+    return rows
 
 
 def _forget(facts: dict[str, Any], tokens: Iterable[str]) -> None:

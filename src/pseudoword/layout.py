@@ -10,12 +10,24 @@ from pseudoword.recipe import Recipe
 
 WORDS = "words"
 """The folder of the words' own folders, where a run learns several."""
+ADDED = re.compile(r"added-(\d+)")
+"""Inside a run's folder, the log and checkpoints of concepts that were added or repaired later."""
+NOT_LEARNED = "not-learned.json"
+"""Why concepts of a run of several were not learned, by token."""
 SAMPLES = "samples"
 """The folder of validation pictures, inside the run's."""
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 GRID = re.compile(r"step-(\d+)\.png")
 STRIP = "strip.png"
 """The picture there that compares steps."""
+
+
+def added(run: Path) -> list[Path]:
+    """Return the folders of what was added to a run or repaired later, the first first."""
+    numbered = [
+        (match, path) for path in run.glob("added-*") if (match := ADDED.fullmatch(path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(numbered, key=lambda pair: int(pair[0][1]))]
 
 
 def grids(samples: Path) -> list[tuple[int, Path]]:

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ import safetensors.numpy
 import tomli_w
 
 from pseudoword import __version__, disk, formats, layout, recipe_paths
+from pseudoword.checkpoints import BEST_ROWS, Best, Checkpoint, read_checkpoint
 from pseudoword.errors import RunError
 from pseudoword.progress import Progress
 from pseudoword.recipe import Recipe
-from pseudoword.settings import flat
 
 log = logging.getLogger(__name__)
 
@@ -30,80 +29,25 @@ BEST = "learned_embeds-best"
 WORDS = (*formats.IN_FOLDER, *formats.FURTHER_IN_FOLDER, *formats.TOLD_IN_FOLDER)
 RESULTS = (*WORDS, "exports", "README.md", layout.SAMPLES)
 """What a finished run leaves for others to read."""
-FREE = {"output", "engine", "validation"}
-"""Sections of a recipe that may change when a run is resumed."""
-FREE_FIELDS = {
-    "base.family",
-    "schedule.steps",
-    "data.workers",
-    "data.repeats",
-    "training.batch_size",
-    "training.gradient_accumulation_steps",
-    "concepts.pictures",
-    "concepts.templates",
-    "dataset",
-}
-"""Fields that may change; batch, pictures and templates are compared by what they come to, a family the base knows."""
-
-
-def is_free(name: str) -> bool:
-    """Whether a field of a recipe, by its dotted name, may change when a run is resumed."""
-    return re.sub(r"^concepts\.\d+", "concepts", name) in FREE_FIELDS
-
-
-@dataclass(frozen=True)
-class Best:
-    """The step so far after which a word's fixed-draw loss was lowest."""
-
-    step: int
-    loss: float
-    rows: Mapping[str, np.ndarray]
-    """The word's rows `[vectors, width]` per text encoder after that step."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Everything that the steps after `step` depend on."""
-
-    step: int
-    arrays: Mapping[str, np.ndarray]
-    facts: Mapping[str, Any]
-    """`recipe`, `pictures` (names and hashes), `batch` (global), `arithmetic`."""
-    path: Path
-    best: Mapping[str, Best] = field(default_factory=dict)
-    """Of each word, by token."""
-
-    @property
-    def seed(self) -> int:
-        """The seed of the run it was kept by."""
-        return int(self.facts["recipe"]["training"]["seed"])
-
-    @property
-    def failed(self) -> Mapping[str, str]:
-        """Why concepts were no longer learned, by token."""
-        return self.facts.get("failed", {})
-
-    @property
-    def at_once(self) -> int:
-        """Pictures that went through the model at once."""
-        return int(self.facts["arithmetic"].get("micro-batch", 0))
-
-    @property
-    def memory(self) -> str:
-        """The memory mode that it was kept in."""
-        return self.facts["recipe"].get("engine", {}).get("memory", "auto")
-
-    @property
-    def compiled(self) -> bool:
-        """Whether the denoiser was compiled."""
-        return self.facts["arithmetic"].get("compiled") == "True"
 
 
 class Run:
-    """The folder of one run; RunError if another process holds it. Without `hold` it is only looked at."""
+    """The folder of one run; RunError if another process holds it. Without `hold` it is only looked at.
 
-    def __init__(self, folder: str | Path, *, hold: bool = True) -> None:
+    That of concepts that were added to a run later lies inside that run's, its `home`; `places` has its words' folders.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        hold: bool = True,
+        home: Path | None = None,
+        places: Mapping[str, Path] | None = None,
+    ) -> None:
         self.folder = Path(folder).expanduser()
+        self.home = home or self.folder
+        self._places = places
         self._lock = filelock.FileLock(self.folder / ".lock", timeout=0)
         if hold:
             self._hold()
@@ -161,34 +105,43 @@ class Run:
     def begin(self, recipe: Recipe, checkpoint: Checkpoint | None) -> None:
         """Write the recipe and make the folder say only what happened up to the checkpoint."""
         step = checkpoint.step if checkpoint else 0
-        places = self.places(recipe)
+        places, is_added = self.places(recipe), self.folder != self.home
+        self.folder.mkdir(exist_ok=True)
         for place in (own for own in {self.folder, *places.values()} if own.is_dir()):
             for folder in [place, *(path for path in place.iterdir() if path.is_dir())]:
                 disk.sweep(folder)
         stale = [path for at, path in self.checkpoints() if at > step]
-        if checkpoint is None:
-            names = ["log.jsonl", "recipe.toml", *RESULTS, *self._pipeline()]
+        if checkpoint is None and is_added:
+            stale += [path for path in (self.folder / "log.jsonl", self.logs(recipe)) if path.exists()]
+            stale += [path for place in places.values() for path in word_files(place)]
+        elif checkpoint is None:
+            names = ["log.jsonl", "recipe.toml", layout.NOT_LEARNED, *RESULTS, *self._pipeline()]
             names += [layout.WORDS] if any((self.folder / layout.WORDS).glob("*/recipe.toml")) else []
             stale += [path for name in names if (path := self.folder / name).exists()]
             stale += [path for path in [self.logs(recipe)] if path.parent == self.folder.resolve() and path.exists()]
-            stale += _later_words(self.folder, 0) + _best_words(self.folder)
+            stale += _later_words(self.folder, 0) + _best_words(self.folder) + layout.added(self.folder)
         else:
             for token, place in places.items():
                 stale += _later_words(place, step)
                 stale += [path for at, path in layout.grids(place / layout.SAMPLES) if at > step]
                 stale += _best_words(place) if token not in checkpoint.best else []
         if stale:
-            self._set_aside(stale)
-        _write_recipe(recipe, self.folder)
-        if len(places) > 1:  # each word's folder is one that the other commands take for a run's
-            for wanted in recipe.concepts:
-                place = places[wanted.token]
-                place.mkdir(parents=True, exist_ok=True)
-                output = dataclasses.replace(recipe.output, folder=str(place), hub_model_id=None)
-                alone = dataclasses.replace(recipe.alone(wanted), output=output)
-                _write_recipe(alone, place)
+            self.set_aside(stale)
+        if self._places is None:  # else the recipe is that of a part of the run
+            write_recipe(recipe, self.folder)
+        self.describe_words(recipe)
         kept = [line for line in self.log_lines() if line["step"] <= step]
         disk.write(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+    def describe_words(self, recipe: Recipe) -> None:
+        """Write each word's recipe into its folder, which other commands take for a run's, if that is not the run's."""
+        concepts = {concept.token: concept for concept in recipe.concepts}
+        for token, place in self.places(recipe).items():
+            if place != self.home:
+                place.mkdir(parents=True, exist_ok=True)
+                output = dataclasses.replace(recipe.output, folder=str(place), hub_model_id=None)
+                alone = dataclasses.replace(recipe.alone(concepts[token]), output=output)
+                write_recipe(alone, place)
 
     def _pipeline(self) -> list[str]:
         """Return the names of what belongs to a pipeline that an earlier run wrote here."""
@@ -201,6 +154,8 @@ class Run:
 
     def places(self, recipe: Recipe) -> dict[str, Path]:
         """Return each word's folder by its token: the run's own, or where there are several, one of its own."""
+        if self._places is not None:
+            return dict(self._places)
         tokens = [concept.token for concept in recipe.concepts]
         return dict(zip(tokens, layout.places(self.folder, [formats.stem_of(t) for t in tokens]), strict=True))
 
@@ -208,17 +163,17 @@ class Run:
         """Return the periodically written words by step."""
         return words_in(self.folder)
 
-    def _set_aside(self, paths: Sequence[Path]) -> None:
+    def set_aside(self, paths: Sequence[Path]) -> None:
         """Move what an earlier run left out of the way; nothing is deleted."""
         number = 1
-        while (aside := self.folder / f"earlier-{number}").exists():
+        while (aside := self.home / f"earlier-{number}").exists():
             number += 1
         aside.mkdir()
         for path in paths:
-            to = aside / path.relative_to(self.folder) if path.is_relative_to(self.folder) else aside / path.name
+            to = aside / path.relative_to(self.home) if path.is_relative_to(self.home) else aside / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
             disk.rename(path, to)
-        own = [path.relative_to(self.folder) if path.is_relative_to(self.folder) else path for path in paths]
+        own = [path.relative_to(self.home) if path.is_relative_to(self.home) else path for path in paths]
         names = ", ".join(path.as_posix() for path in own)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
 
@@ -232,7 +187,7 @@ class Run:
         """Write a checkpoint; it appears whole or not at all."""
         best = best or {}
         for i, own in enumerate(best.values()):
-            arrays = {**arrays, **{f"{_BEST}{i}.{encoder}": rows for encoder, rows in own.rows.items()}}
+            arrays = {**arrays, **{f"{BEST_ROWS}{i}.{encoder}": rows for encoder, rows in own.rows.items()}}
         facts = {**facts, "best": {token: {"step": own.step, "loss": own.loss} for token, own in best.items()}}
         tensors = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
         words = json.dumps({"step": step, "version": __version__, **facts}, indent=1)
@@ -253,7 +208,9 @@ class Run:
 
     def logs(self, recipe: Recipe) -> Path:
         """Return the folder of a tracker's files: inside the run's own, unless the recipe says another place."""
-        return (self.folder / Path(recipe.output.logging_dir).expanduser()).resolve()
+        folder = (self.folder / Path(recipe.output.logging_dir).expanduser()).resolve()
+        is_shared = self.folder != self.home and not folder.is_relative_to(self.folder.resolve())
+        return folder / self.folder.name if is_shared else folder
 
     def report(self, progress: Progress) -> None:
         """Add a step to the log."""
@@ -265,9 +222,9 @@ class Run:
             file.write(json.dumps(line) + "\n")
 
     def failed(self) -> Mapping[str, str]:
-        """Return why concepts were not learned, by token, as the newest checkpoint has it."""
-        kept = self.checkpoints()
-        return read_checkpoint(kept[-1][1]).failed if kept else {}
+        """Return why concepts of a run of several were not learned, by token."""
+        path = self.folder / layout.NOT_LEARNED
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the lines of the log that are whole."""
@@ -283,18 +240,20 @@ class Run:
         return lines
 
 
-def _write_recipe(recipe: Recipe, folder: Path) -> None:
+def write_recipe(recipe: Recipe, folder: Path) -> None:
     """Write a recipe that means the same from every directory, and wherever the folder is moved."""
     disk.write(folder / "recipe.toml", tomli_w.dumps(recipe_paths.written(recipe.to_dict(), folder)))
-
-
-_BEST = "best."
-"""What the names of the best rows begin with among a checkpoint's arrays; after it the word's number and encoder."""
 
 
 def words_in(folder: Path) -> list[tuple[int, Path]]:
     """Return the periodically written words in a folder by step."""
     return sorted((at, path) for path in folder.iterdir() if (at := _step_of(WORD, path)) >= 0)
+
+
+def word_files(place: Path) -> list[Path]:
+    """Return all that a run left of one word in its folder: the word, its steps, and what there is to read of it."""
+    results = [path for name in RESULTS if (path := place / name).exists()]
+    return results + _later_words(place, 0) + _best_words(place)
 
 
 def _later_words(place: Path, step: int) -> list[Path]:
@@ -311,66 +270,3 @@ def _step_of(pattern: re.Pattern[str], path: Path) -> int:
     """Return the step that a file's name tells, -1 if it tells none."""
     match = pattern.fullmatch(path.name)
     return int(match[1]) if match else -1
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; RunError says what is wrong with it."""
-    try:
-        facts = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
-        arrays = safetensors.numpy.load_file(path / "state.safetensors")
-        for name, kind in (("recipe", dict), ("pictures", list), ("batch", int), ("arithmetic", dict)):
-            if not isinstance(facts[name], kind):
-                raise TypeError(f"{name} is {facts[name]!r}")
-        int(facts["recipe"]["training"]["seed"])
-        best = {}
-        for i, (token, own) in enumerate(facts.get("best", {}).items()):
-            start = f"{_BEST}{i}."
-            rows = {name.removeprefix(start): arrays.pop(name) for name in list(arrays) if name.startswith(start)}
-            best[token] = Best(int(own["step"]), float(own["loss"]), rows)
-        return Checkpoint(int(facts["step"]), arrays, facts, path, best)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise RunError(f"The checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
-
-
-PLACES = ("initializer", "tokenizer", "vae")
-"""Settings that may be files or folders, which a recipe may name from elsewhere when it is read again."""
-
-
-def _same_choice(name: str, was: Any, now: Any) -> bool:
-    """Whether a setting is the same choice. A file or folder may have moved, or be named from elsewhere."""
-    if was == now or name.rpartition(".")[2] not in PLACES or not (isinstance(was, str) and isinstance(now, str)):
-        return bool(was == now)
-    before, after = Path(was).expanduser(), Path(now).expanduser()
-    if before.name != after.name or not (before.is_absolute() or after.is_absolute()):
-        return False
-    both_there = before.is_absolute() and after.is_absolute() and before.exists() and after.exists()
-    return not both_there or before.samefile(after)
-
-
-def refuse_changes(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> None:
-    """Raise RunError naming both values if a resumed run would not be the same run; say what else changed."""
-    old, new = flat(checkpoint.facts["recipe"]), flat(facts["recipe"])
-    names = sorted(old.keys() | new.keys())
-    changed = {k: (old.get(k), new.get(k)) for k in names if not _same_choice(k, old.get(k), new.get(k))}
-    fixed = {k: v for k, v in changed.items() if not is_free(k) and k.partition(".")[0] not in FREE}
-    if checkpoint.facts["batch"] != facts["batch"]:
-        fixed["global batch"] = (checkpoint.facts["batch"], facts["batch"])
-    was, now = checkpoint.facts["pictures"], facts["pictures"]
-    if was != now:  # only those that differ: hashes say little to people
-        fixed["pictures"] = ([p for p in was if p not in now], [p for p in now if p not in was])
-    if fixed:
-        differences = "; ".join(f"{name} was {was!r} and is {now!r}" for name, (was, now) in fixed.items())
-        raise RunError(
-            f"Cannot resume from {checkpoint.path.name}: {differences}. "
-            "Set it back, or start a new run in another folder."
-        )
-    was, now = checkpoint.facts["arithmetic"], facts["arithmetic"]
-    drift = [f"{k} was {was[k]} and is {now[k]}" for k in now if k in was and was[k] != now[k]]
-    if drift:
-        log.warning("Resuming, but not bit for bit: %s.", "; ".join(drift))
-    if "schedule.steps" in changed and new["schedule.lr_scheduler"] not in ("constant", "constant_with_warmup"):
-        log.warning(
-            "The length was %s and is %s: from here the learning rate follows the %s curve of the new length.",
-            *changed["schedule.steps"],
-            new["schedule.lr_scheduler"],
-        )

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from pseudoword import card, disk, engines, formats, hub, schedules
+from pseudoword import card, disk, engines, formats, hub, schedules, toybox, tracking
 from pseudoword.batch import Pair
+from pseudoword.cohorts import Cohort, cohorts, failed_of, note, settle
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
 from pseudoword.data.dataset import Dataset
 from pseudoword.data.lessons import Lesson
 from pseudoword.errors import RunError, TrainingStopped
 from pseudoword.evaluate.validator import Validator, prompts_of
-from pseudoword.job import Job, in_steps, prepare
+from pseudoword.families.locate import locate
+from pseudoword.job import Job, Plan, in_steps, is_finished, plan, prepare, with_dataset
 from pseudoword.judging import learned
 from pseudoword.judging.lengths import usual_length
 from pseudoword.progress import Progress, mean
-from pseudoword.recipe import Recipe
+from pseudoword.recipe import BaseModel, Recipe
 from pseudoword.run import BEST, Run
+from pseudoword.summaries import named, summed_up
 from pseudoword.tracking import Trackers
 
 log = logging.getLogger(__name__)
@@ -51,47 +55,93 @@ def train(
     Raises RecipeError, RunError, PicturesError, CaptionError, TokenError, TrainingStopped or, once the word is on disk,
     HubError, each saying what to try.
     """
-    engine: Engine = engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
+    engine = _engine(recipe)
     with _opened(engine, recipe) as run:
+        tracking.check(recipe.output.report_to)
+        recipe = with_dataset(recipe, dataset)
         pushes = hub.Pushes(recipe.output, hub_token)
-        job = prepare(engine, run, recipe, dataset, resume, pushes)
-        recipe, start, steps = job.recipe, engine.step_number, job.steps
+        several = engine.on_main(lambda: cohorts(run, recipe, resume))
+        with summed_up(len(recipe.concepts)):
+            plans = [plan(engine, cohort, dataset) for cohort in several]
+        engine.on_main(pushes.check)
+        base = locate(recipe.base, toybox.BASES)
+        if several[-1].checkpoint:
+            engine.on_main(lambda: settle(several, base.family))
 
-        # Every step is a function of its number: the learning rate, the draws, and so the batches.
-        peak = recipe.schedule.learning_rate * (job.portions.batch if recipe.schedule.scale_lr else 1)
-        validator = _validator(engine, run, job)
-        with _tracked(engine, run, recipe, start) as trackers, _Batches(job, start) as batches:
-            _say_what_begins(job, start)
-            _look(engine, run, job, validator, trackers)
+        # Each cohort is a run of its own; most runs have one.
+        unfinished = [planned for planned in plans if not is_finished(engine, planned)] or plans
+        for i, planned in enumerate(unfinished):
+            if i:
+                engine = _engine(recipe)
+                gc.collect()  # what the last one had on the device
+            stopped = yield from _learn(engine, several, planned, base, stop, pushes)
+            if stopped:
+                return
 
-            for step in range(start, steps):
-                began = time.perf_counter()
-                lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
-                loss = _step(engine, run, job, batches, step, lr)
-                seconds = time.perf_counter() - began
-                stopping = stop is not None and engine.any(stop()) and step + 1 < steps
 
-                # What it left: numbers in the log, files that are due, then pictures, whose making takes longest.
-                fixed = validator.measure(step + 1)
-                progress = Progress(step + 1, steps, loss, lr, seconds, fixed_draw_loss=fixed, failed=dict(job.failed))
-                engine.on_main(lambda done=progress: run.report(done))
-                saved = _keep(engine, run, job, validator, progress, stopping)
-                pictures = () if stopping else validator.sample(step + 1)
-                progress = dataclasses.replace(progress, saved=saved, pictures=pictures)
-                if step + 1 == steps:
-                    signs = engine.on_main(lambda: _judged(run, job, engine.rows()))
-                    progress = dataclasses.replace(progress, suspicious=learned.sentences(signs))
-                _track(trackers, validator, progress)
-                _push_along(engine, job, pushes, progress)
-                yield progress
-                if stopping:
-                    return
+def _engine(recipe: Recipe) -> Engine:
+    return engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
 
-        words = [job.concept(lesson, engine.rows()[lesson.token], max(start, steps)) for lesson in job.lessons]
-        pushes.wait()  # while one is under way the Hub's client has its limits, for everybody in this process
+
+def _learn(
+    engine: Engine,
+    several: Sequence[Cohort],
+    planned: Plan,
+    base: BaseModel,
+    stop: Callable[[], bool] | None,
+    pushes: hub.Pushes,
+) -> Generator[Progress, None, bool]:
+    """Train a cohort to its end, step by step, and return whether it was stopped before."""
+    with summed_up(len(planned.given)):
+        job = prepare(engine, planned, base)
+    engine.on_main(lambda: note(planned.cohort.home, failed_of(several)))
+    if job is None:
+        return False
+    run, recipe, start, steps = job.cohort.run, job.recipe, engine.step_number, job.steps
+
+    # Every step is a function of its number: the learning rate, the draws, and so the batches.
+    peak = recipe.schedule.learning_rate * (job.portions.batch if recipe.schedule.scale_lr else 1)
+    validator = _validator(engine, run, job)
+    with _tracked(engine, run, recipe, start) as trackers, _Batches(job, start) as batches:
+        _say_what_begins(job, start)
+        _look(engine, run, job, validator, trackers)
+
+        for step in range(start, steps):
+            began = time.perf_counter()
+            lr = schedules.learning_rate(recipe.schedule, step, steps, peak)
+            learning = len(job.lessons)
+            loss = _step(engine, run, job, batches, step, lr)
+            if gave_up := len(job.lessons) < learning:
+                engine.on_main(lambda: note(job.cohort.home, failed_of(several)))
+            if not job.lessons:
+                return False
+            seconds = time.perf_counter() - began
+            stopping = stop is not None and engine.any(stop()) and step + 1 < steps
+
+            # What it left: numbers in the log, files that are due, then pictures, whose making takes longest.
+            fixed = validator.measure(step + 1)
+            failed = failed_of(several)
+            progress = Progress(step + 1, steps, loss, lr, seconds, fixed_draw_loss=fixed, failed=failed)
+            engine.on_main(lambda done=progress: run.report(done))
+            saved = _keep(engine, run, job, validator, progress, stopping or gave_up)
+            pictures = () if stopping else validator.sample(step + 1)
+            progress = dataclasses.replace(progress, saved=saved, pictures=pictures)
+            if step + 1 == steps:
+                signs = engine.on_main(lambda: _judged(run, job, engine.rows()))
+                progress = dataclasses.replace(progress, suspicious=learned.sentences(signs))
+            _track(trackers, validator, progress)
+            _push_along(engine, job, pushes, progress)
+            yield progress
+            if stopping:
+                return True
+
+    words = [job.concept(lesson, engine.rows()[lesson.token], max(start, steps)) for lesson in job.lessons]
+    pushes.wait()  # while one is under way the Hub's client has its limits, for everybody in this process
+    with summed_up(len(words)):
         engine.on_main(lambda: _finish(run, job, words, validator))
-        if engine.is_main:  # alone: the other processes do not wait for the Hub
-            pushes.finish()
+    if engine.is_main:  # alone: the other processes do not wait for the Hub
+        pushes.finish()
+    return False
 
 
 # The step
@@ -124,13 +174,16 @@ def _step(engine: Engine, run: Run, job: Job, batches: _Batches, step: int, lr: 
         try:
             return engine.step(batches.next(), lr)
         except NonFiniteLoss as error:
-            if len(error.reasons) == len(job.lessons):
+            if len(error.reasons) == len(job.lessons) and job.cohort.is_first:
                 raise _stopped(run, error, job.recipe) from error
-            for token, reason in error.reasons.items():
-                log.warning("%s is given up because %s; the other concepts go on.", token, reason)
+            with summed_up(len(error.reasons)):
+                for token, reason in error.reasons.items():
+                    log.warning("%s is given up because %s; the other concepts go on.", token, reason)
             gone = [lesson for lesson in job.lessons if lesson.token in error.reasons]
             engine.on_main(lambda lessons=gone: _write_along(engine, run, job, lessons, step))
             job.give_up(error.reasons)
+            if not job.lessons:
+                return {}
             batches.again(step)
 
 
@@ -159,9 +212,9 @@ def _opened(engine: Engine, recipe: Recipe) -> Iterator[Run]:
 
 def _say_what_begins(job: Job, start: int) -> None:
     """Say what is learned, and how much of it at a step."""
-    told, pictures = " ".join(lesson.token for lesson in job.lessons), job.portions.batch * len(job.lessons)
+    words, pictures = named([lesson.token for lesson in job.lessons]), job.portions.batch * len(job.lessons)
     if start < job.steps:
-        log.info("Training %s: steps %d to %d, %d pictures a step", told, start + 1, job.steps, pictures)
+        log.info("Training %s: steps %d to %d, %d pictures a step", words, start + 1, job.steps, pictures)
     else:
         log.info("Nothing left to train: %d of %d steps are done; writing the outputs again", start, job.steps)
 
@@ -169,11 +222,19 @@ def _say_what_begins(job: Job, start: int) -> None:
 def _validator(engine: Engine, run: Run, job: Job) -> Validator:
     """Return what looks at the words along the way, with the best steps that a resumed run knew."""
     every = in_steps(job.recipe.validation.validation_steps, job.recipe, job.lessons[0].data, engine.processes)
-    places = run.places(job.recipe)
+    places, checkpoint = run.places(job.recipe), job.cohort.checkpoint
     validator = Validator(
-        engine, job.family, job.recipe, job.lessons, places, job.portions, steps=job.steps, every=every
+        engine,
+        job.family,
+        job.cohort.whole,
+        job.lessons,
+        places,
+        job.portions,
+        steps=job.steps,
+        every=every,
+        beside=job.beside,
     )
-    validator.best = dict(job.checkpoint.best) if job.checkpoint else {}
+    validator.best = dict(checkpoint.best) if checkpoint else {}
     return validator
 
 
@@ -205,11 +266,11 @@ def _look(engine: Engine, run: Run, job: Job, validator: Validator, trackers: Tr
 
 
 def _keep(
-    engine: Engine, run: Run, job: Job, validator: Validator, progress: Progress, stopping: bool
+    engine: Engine, run: Run, job: Job, validator: Validator, progress: Progress, to_go_on: bool
 ) -> tuple[Path, ...]:
-    """Write what is due after this step and return where; the last, for now or for good, leaves a checkpoint."""
+    """Write what is due after this step and return where; `to_go_on` asks for a checkpoint, as does the last step."""
     step, output = progress.step, job.recipe.output
-    checkpointing = stopping or step % output.checkpointing_steps == 0 or step == progress.steps
+    checkpointing = to_go_on or step % output.checkpointing_steps == 0 or step == progress.steps
     if not (checkpointing or progress.fixed_draw_loss or step % output.save_steps == 0):
         return ()
 
@@ -270,11 +331,12 @@ def _finish(run: Run, job: Job, words: Sequence[Concept], validator: Validator) 
         best = validator.best.get(word.token)
         if best and best.step != job.steps:
             at = f"after step {best.step}" if best.step else "before training"
-            name = (places[word.token] / f"{BEST}{job.recipe.output.suffix}").relative_to(run.folder)
+            name = (places[word.token] / f"{BEST}{job.recipe.output.suffix}").relative_to(run.home)
             log.info("The fixed-draw loss was lowest %s (%.4f); that word is in %s.", at, best.loss, name)
     learned.warn(_judged(run, job, {word.token: word.rows for word in words}))
     if job.recipe.output.full_pipeline:
-        job.family.with_words(words).save_pretrained(run.folder)
+        others = [formats.read(place) for place in job.cohort.others.values() if formats.files_in(place)]
+        job.family.with_words([*words, *others]).save_pretrained(run.home)
 
 
 def _judged(run: Run, job: Job, rows: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, list[learned.Suspicion]]:
@@ -307,7 +369,7 @@ def _write_word(job: Job, word: Concept, folder: Path) -> None:
 def _write_card(job: Job, word: Concept, folder: Path) -> None:
     [wanted] = [concept for concept in job.recipe.concepts if concept.token == word.token]
     recipe = job.recipe.alone(wanted)
-    card.write_card(word, recipe, job.portions.batch, folder, prompts_of(job.recipe, word.token))
+    card.write_card(word, recipe, job.portions.batch, folder, prompts_of(job.cohort.whole, word.token))
 
 
 def _stopped(run: Run, error: NonFiniteLoss, recipe: Recipe) -> TrainingStopped:

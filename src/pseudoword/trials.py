@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pseudoword import disk, recipe_paths, watch
+from pseudoword.checkpoints import is_free, read_checkpoint
 from pseudoword.data import pictures
 from pseudoword.data.pictures import ConceptPictures
 from pseudoword.errors import Interrupted, PseudowordError, RecipeError, RunError, TrainingStopped
@@ -22,7 +23,7 @@ from pseudoword.evaluate.words import Asked, Word, words_of
 from pseudoword.interruption import Interruption
 from pseudoword.progress import clock
 from pseudoword.recipe import ConceptRecipe, Data, Recipe, parse_steps
-from pseudoword.run import Run, is_free, read_checkpoint
+from pseudoword.run import Run
 from pseudoword.toybox import suite
 from pseudoword.toybox.suite import Subject
 from pseudoword.training import train

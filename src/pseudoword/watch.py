@@ -87,7 +87,10 @@ def _last(run: Iterable[Progress]) -> Progress | None:
 
 
 def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
+    known: dict[str, str] = {}
     for p in run:
+        failed = {token: reason for token, reason in p.failed.items() if known.get(token) != reason}
+        known = dict(p.failed)
         saved = [str(path) for path in p.saved]
         line = {
             "step": p.step,
@@ -98,7 +101,7 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
             "saved": saved,
             "fixed_draw_loss": dict(p.fixed_draw_loss),
             "pictures": [str(path) for path in p.pictures],
-            "failed": dict(p.failed),
+            "failed": failed,  # each once, at the first step after it
         }
         if p.suspicious:
             line["suspicious"] = {token: list(sentences) for token, sentences in p.suspicious.items()}
@@ -108,9 +111,12 @@ def _printed_as_json(run: Iterable[Progress]) -> Iterable[Progress]:
 
 def _lines(run: Iterable[Progress]) -> Progress | None:
     losses: deque[float] = deque(maxlen=AVERAGED)
-    last, pace = None, None
+    last, pace, before = None, None, -1
     for last in run:
-        pace = pace or _Pace(last)
+        if pace is None or last.step != before + 1:  # the first, or that of another part of the run
+            losses.clear()
+            pace = _Pace(last)
+        before = last.step
         losses.append(mean(last.loss))
         left = _left(last)
         if last.step % -(-last.steps // LINES) == 0 or left or last.step == last.steps:
@@ -157,10 +163,15 @@ def _bar(run: Iterable[Progress], transient: bool) -> Progress | None:
     first = last = next(steps, None)  # loading comes before the first step, and prints lines of its own
     if first is None:
         return None
-    pace = _Pace(first)
+    pace, before = _Pace(first), first.step - 1
     with bar.bar(*columns, transient=transient) as shown:
         task = shown.add_task("", total=first.steps, loss=0.0, fixed="", left=clock(0))
         for last in itertools.chain([first], steps):
+            if last.step != before + 1:  # the first of another part of the run
+                losses.clear()
+                pace = _Pace(last)
+                shown.reset(task, total=last.steps, loss=0.0, fixed="", left=clock(0))
+            before = last.step
             losses.append(mean(last.loss))
             shown.update(task, completed=last.step, loss=sum(losses) / len(losses), left=clock(pace.left(last)))
             if last.fixed_draw_loss:

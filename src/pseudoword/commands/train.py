@@ -18,7 +18,7 @@ from pseudoword import flags, layout
 from pseudoword.errors import RecipeError
 from pseudoword.formats.checkpoint import STATE, is_checkpoint
 from pseudoword.formats.names import stem_of
-from pseudoword.layout import WORDS
+from pseudoword.layout import NOT_LEARNED, WORDS
 from pseudoword.methods import OPTIONS
 from pseudoword.recipe import (
     BaseModel,
@@ -51,6 +51,8 @@ FIRST = (
 )
 EARLIER = {**flags.RUN_FOLDER, "--private": "--hub-private", "--branch": "--hub-branch"}
 """By other commands' names, or those that they once had, the same flags."""
+NAMED = 20
+"""Concepts that failed, of which a line each says why."""
 
 M = TypeVar("M")
 
@@ -108,12 +110,12 @@ def run(arguments: Sequence[str]) -> int:
     from pseudoword.training import train
 
     recipe = recipe_of(options)
-    last = carry_out(
+    carry_out(
         lambda stop: train(recipe, resume=options.resume, stop=stop),
         _command("train", "--resume", "latest", "--folder", recipe.output.folder),
         as_json=options.json,
     )
-    failed = last.failed if last else Run(recipe.output.folder, hold=False).failed()  # nothing was left to do
+    failed = Run(recipe.output.folder, hold=False).failed()
     if watch.is_main_process() and not options.json:
         learned = [concept.token for concept in recipe.concepts if concept.token not in failed]
         folder = recipe.output.folder if len(recipe.concepts) == 1 else str(Path(recipe.output.folder) / WORDS)
@@ -123,8 +125,11 @@ def run(arguments: Sequence[str]) -> int:
     if watch.is_main_process():
         if not options.json and len(failed) < len(recipe.concepts):
             print(_next_commands(recipe, failed))
-        for token, reason in failed.items():
+        for token, reason in list(failed.items())[:NAMED]:
             print(f"error: {token} was not learned: {reason}", file=sys.stderr)
+        if more := list(failed)[NAMED:]:
+            file = Path(recipe.output.folder) / NOT_LEARNED
+            print(f"error: {len(more)} more were not learned, {file} says why: {' '.join(more)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 
 from pseudoword import layout
 from pseudoword.batch import Pair
+from pseudoword.checkpoints import Best
 from pseudoword.contracts import Engine, Family
 from pseudoword.data.lessons import Lesson, Portions, grouped
 from pseudoword.errors import OutOfMemory
 from pseudoword.evaluate.fixed_draw import BATCH, fixed_draws
 from pseudoword.evaluate.samples import Samples
 from pseudoword.recipe import Recipe, Validation
-from pseudoword.run import Best
 from pseudoword.vocabulary import encode_all, warn_of_strays
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,15 @@ class Validator:
         *,
         steps: int,
         every: int,
+        beside: Sequence[Mapping[str, np.ndarray]] = (),
     ) -> None:
-        """`lessons` is the run's own list, from which concepts that are given up disappear."""
+        """`lessons` is the run's own list, from which concepts that are given up disappear.
+
+        `recipe` is that of the whole run; `beside` has rows of words that are lent after those of the lessons.
+        """
         self.engine, self.family, self.lessons, self.portions = engine, family, lessons, portions
         self.options = recipe.validation
-        self.steps, self.every = steps, every
+        self.steps, self.every, self.beside = steps, every, beside
         self.samples = {
             lesson.token: Samples(places[lesson.token] / layout.SAMPLES, options, family.resolution)
             for lesson in lessons
@@ -60,7 +64,7 @@ class Validator:
         """By token; known on the main process alone."""
         self._fixed: dict[str, list[Pair]] = {}
         if self.options.validation_prompts:
-            self._check_prompts()
+            self._check_prompts(recipe)
 
     def _asked(self, recipe: Recipe, token: str) -> Validation:
         return dataclasses.replace(self.options, validation_prompts=prompts_of(recipe, token))
@@ -130,10 +134,10 @@ class Validator:
 
     def _rows(self) -> dict[str, np.ndarray]:
         """Return the rows of all words under each other, as they were lent."""
-        blocks = list(self.engine.rows().values())
+        blocks = [*self.engine.rows().values(), *self.beside]
         return {encoder: np.concatenate([own[encoder] for own in blocks]) for encoder in blocks[0]}
 
-    def _check_prompts(self) -> None:
+    def _check_prompts(self, recipe: Recipe) -> None:
         """Say which validation prompts do not show a word."""
         tokens = [lesson.token for lesson in self.lessons]
         prompts = [prompt.replace(SLOT, token) for prompt in self.options.validation_prompts for token in tokens]
@@ -144,7 +148,10 @@ class Validator:
         for prompt in prompts:
             if set(tokens) & set(vocabulary.encode(prompt).words):
                 continue
-            if len(tokens) > 1:
+            several = len(recipe.concepts) > 1
+            if several and any(prompt in prompts_of(recipe, concept.token) for concept in recipe.concepts):
+                continue  # it is for a word that is trained apart
+            if several:
                 log.warning("The validation prompt %r holds none of the words, so it is left out.", prompt)
                 continue
             log.warning(

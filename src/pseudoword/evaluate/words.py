@@ -104,8 +104,8 @@ class Word:
         if self.run.parent.name != layout.WORDS:
             return Run(self.run, hold=False).log_lines()
         # One of several words: its own losses, and its share of the time.
-        lines = Run(self.run.parent.parent, hold=False).log_lines()
-        return [self._own(line) for line in lines]
+        trained = _trained_in(self.run.parent.parent, self.concept.token)
+        return [self._own(line) for line in Run(trained, hold=False).log_lines()]
 
     def _own(self, line: dict[str, Any]) -> dict[str, Any]:
         """Return what a line of a log says of this word alone."""
@@ -151,7 +151,7 @@ def words_of(path: str, asked: Asked, steps: Sequence[int] | None) -> list[Word]
     class_word = asked.class_word or (learned.initializer if learned else None)
     if class_word is None:
         raise RecipeError(f"{path!r} does not say what kind of thing it is; say it with --class-word, such as 'cat'.")
-    left = _left(run) if run else {}
+    left = _left(run, learned.token) if run and learned else {}
     if run and steps is None and place == run and left and not formats.files_in(run):
         steps = [max(left)]
         log.warning("The run in %s has not finished; its step %d is evaluated.", path, steps[0])
@@ -186,9 +186,18 @@ def _words_of_several(path: str, run: Path, recipe: Recipe, asked: Asked, steps:
     return found
 
 
-def _left(run: Path) -> dict[int, Path]:
+def _trained_in(home: Path, token: str) -> Path:
+    """Return the folder of the part of a run of several words that trained one of them: the latest that did."""
+    for folder in reversed(layout.added(home)):
+        lines = Run(folder, hold=False).log_lines()
+        if any(token in line.get("loss", {}) for line in lines):
+            return folder
+    return home
+
+
+def _left(run: Path, token: str) -> dict[int, Path]:
     """Return where a word is at the steps that its run kept: in checkpoints, or in files of its own."""
-    around = run.parent.parent if run.parent.name == layout.WORDS else run  # of several words, the whole run's folder
+    around = _trained_in(run.parent.parent if run.parent.name == layout.WORDS else run, token)
     places = {**dict(Run(around, hold=False).checkpoints()), **dict(Run(run, hold=False).words())}
     return dict(sorted(places.items()))
 
