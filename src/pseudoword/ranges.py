@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import itertools
 import re
 import tomllib
-import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
+from pseudoword.recipe import Recipe, parse_steps, setting_names
+from pseudoword.settings import full_name
 
 
 def varied(recipe: Recipe, ranges: Sequence[str], fixed: Collection[str] = ()) -> dict[str, Recipe]:
@@ -81,23 +82,25 @@ def _toml(text: str) -> Any:
 def _full_name(name: str) -> str:
     """Return a setting's dotted name, which may be given short if only one section has it."""
     known = _settings()
-    full = [one for one in known if name in (one, one.rpartition(".")[2], one.replace("concepts.0.", "concepts."))]
-    if name.startswith("method.") and not full:
-        return name  # each method has its own, and building the recipe refuses what it has not
-    if len(full) != 1:
-        raise RecipeError(
-            f"There is no one setting {name!r} to vary; those of a recipe are {', '.join(known)}, and method.NAME."
-        )
-    return full[0]
+    full = full_name(name, known)
+    if full is not None:
+        return full
+    if name.startswith("method."):
+        return name  # building the recipe says what its method has instead
+    near = difflib.get_close_matches(name, [*known, *(one.rpartition(".")[2] for one in known)], 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"those of a recipe are {', '.join(known)}."
+    raise RecipeError(f"There is no setting {name!r} to vary; {hint}")
 
 
 def _settings() -> list[str]:
     """Return the dotted names of everything that can be varied."""
-    hints = typing.get_type_hints(Recipe)
-    sections = {"concepts.0": ConceptRecipe, **{name: hints[name] for name in ("base", "data", "training", "schedule")}}
     own = {"concepts.0.token", "concepts.0.pictures", "training.seed"}
-    names = [f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)]
-    return [name for name in names if name not in own] + ["engine.mixed_precision", "method.name"]
+    sections = ("concepts.", "base.", "method.", "data.", "training.", "schedule.")
+    return [
+        name
+        for name in setting_names()
+        if name == "engine.mixed_precision" or (name.startswith(sections) and name not in own)
+    ]
 
 
 def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:

@@ -7,7 +7,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 from pseudoword.errors import RecipeError
@@ -64,6 +64,24 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: values}
     return {k: v for name, inner in items for k, v in flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def matches(name: str, known: Sequence[str]) -> list[str]:
+    """Return which of the dotted names a setting's name may stand for, given whole or by its last part alone."""
+    several = []
+    for full in known:
+        short = full.rpartition(".")[2]
+        if name in (full, short, full.replace("concepts.0.", "concepts."), full.removesuffix(".name")):
+            several.append(full)
+    return several
+
+
+def full_name(name: str, known: Sequence[str]) -> str | None:
+    """Return the dotted name that a setting's name stands for, None for none; RecipeError if it may be several."""
+    several = matches(name, known)
+    if len(several) > 1:
+        raise RecipeError(f"{name!r} may be {' or '.join(several)}; write which one.")
+    return several[0] if several else None
 
 
 def build(cls: type, values: Any, where: str) -> Any:
