@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe) -> dict[str, np.ndarray]:
     """Lend the word to a base's vocabularies and return its starting rows; TokenError or RecipeError if it cannot."""
-    file = _file(wanted)
+    file = file_of(wanted)
     earlier = formats.read(file) if file else None
     rows = {}
     for encoder, vocabulary in vocabularies.items():
@@ -41,7 +41,7 @@ def starting_rows(vocabularies: Mapping[str, Vocabulary], wanted: ConceptRecipe)
 
 def starting_state(wanted: ConceptRecipe, rows: Mapping[str, np.ndarray], method: Method) -> dict[str, np.ndarray]:
     """Return the optimizer state that A1111 left beside the file that the rows are from; empty if there is none."""
-    file = _file(wanted)
+    file = file_of(wanted)
     if file is None or file.is_dir():
         return {}
     [(encoder, block), *more] = rows.items()
@@ -52,7 +52,7 @@ def starting_state(wanted: ConceptRecipe, rows: Mapping[str, np.ndarray], method
     return method.state_of_adam(encoder, *found)
 
 
-def _file(wanted: ConceptRecipe) -> Path | None:
+def file_of(wanted: ConceptRecipe) -> Path | None:
     """Return the file or folder that a concept starts from; None if it starts from a word."""
     file = Path(wanted.initializer).expanduser()
     holds_a_word = any((file / name).is_file() for name in formats.IN_FOLDER)
