@@ -31,6 +31,7 @@ LAYERS = [
     {"vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra", "flax_models"},
     {"concept", "recipe", "batch", "contracts", "progress"},
     {"sections", "contents"},
+    {"augmentations", "weightings"},
     {"placeholder", "settings"},
     {"errors"},
 ]

@@ -32,6 +32,10 @@ def test_ranges_make_recipes():
         2e-3,
         1,
     ]
+    augmented = ranges.varied(plain, ['augment=["crop-jitter=0.2", ["crop-jitter", "colour-jitter"]]'])
+    assert [r.data.augment for r in augmented.values()] == [("crop-jitter=0.2",), ("crop-jitter", "colour-jitter")]
+    weighted = ranges.varied(plain, ["loss_weighting=min-snr=1,debiased"])
+    assert [r.training.loss_weighting for r in weighted.values()] == ["min-snr=1", "debiased"]
     with pytest.raises(RecipeError, match="must be of type"):
         ranges.varied(plain, ["learning_rate=fast"])
 
@@ -81,6 +85,8 @@ VALUES |= {"data.fit": ("squash", "bucket"), "data.captions": ("templates", "fil
 VALUES |= {"data.alpha_colour": ("white", "red"), "data.shuffle_tags": None, "schedule.steps": (7, 9)}
 VALUES |= {"schedule.lr_scheduler": ("constant", "linear"), "schedule.lr_step_rules": None}
 VALUES |= {"base.prediction_type": ("epsilon", "v_prediction"), "engine.mixed_precision": ("no", "bf16")}
+VALUES |= {"data.augment": ("crop-jitter", "colour-jitter"), "data.augment_variants": None}
+VALUES |= {"training.loss_weighting": ("debiased", "min-snr=2")}
 VALUES |= {"concepts.0.property": ("object", "style"), "data.split": ("train", "test")}
 """Two values of settings that are no number, text or switch; None where one alone contradicts the rest of a recipe."""
 

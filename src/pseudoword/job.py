@@ -175,6 +175,11 @@ class _Attempts:
 def _given(recipe: Recipe, dataset: Dataset | None, attempt: _Attempts) -> dict[str, ConceptPictures | Dataset]:
     """Return the pictures of every concept that has some."""
     if dataset is not None:
+        if recipe.data.augment:
+            raise RecipeError(
+                "augment is for folders of pictures, but a dataset of your own is trained on; augment in its items, or "
+                "leave augment out."
+            )
         if len(recipe.concepts) > 1:
             raise RecipeError(
                 f"A dataset of your own is for one concept, but the recipe has {len(recipe.concepts)}; "

@@ -15,6 +15,9 @@ from pseudoword.errors import RecipeError
 from pseudoword.recipe import Recipe, parse_steps, setting_names
 from pseudoword.settings import full_name
 
+LISTS = ("data.augment",)
+"""Settings that are lists, of which one member may be given alone."""
+
 
 def varied(recipe: Recipe, ranges: Sequence[str], fixed: Collection[str] = ()) -> dict[str, Recipe]:
     """Return a recipe for each combination of values, by a name that a folder can have.
@@ -113,7 +116,7 @@ def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
         table: Any = values
         for section in sections:
             table = table[int(section)] if section.isdigit() else table.setdefault(section, {})
-        table[last] = value
+        table[last] = [value] if name in LISTS and not isinstance(value, list) else value
     return Recipe.from_dict(values)
 
 

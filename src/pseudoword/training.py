@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pseudoword import card, engines, formats, hub, schedules
+from pseudoword import card, engines, formats, hub, schedules, weightings
 from pseudoword.batch import Pair
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
@@ -47,7 +47,9 @@ def train(
     Raises RecipeError, RunError, PicturesError, CaptionError, TokenError, TrainingStopped or, once the word is on disk,
     HubError, each saying what to try.
     """
-    engine: Engine = engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
+    weighting = weightings.read(recipe.training.loss_weighting)
+    kind = engines.module(recipe.engine.engine).ENGINE
+    engine: Engine = kind(recipe.engine, recipe.training.gradient_clip, weighting)
     with _opened(engine, recipe) as run:
         pushes = hub.Pushes(recipe.output, hub_token)
         job = prepare(engine, run, recipe, dataset, resume, pushes)
