@@ -101,7 +101,7 @@ def test_a_step_is_weighted_picture_by_picture_and_looking_is_not(
     kind: str, make_recipe: MakeRecipe, v_base: Path
 ) -> None:
     recipe = make_recipe(**({} if kind == "epsilon" else {"model": str(v_base)}))
-    family = StableDiffusion.load(recipe.base)
+    family: Any = StableDiffusion.load(recipe.base)
     rows = {e: np.ones((1, v.table.shape[1]), np.float32) for e, v in family.vocabularies.items()}
     losses = {}
     with lent_words(family.vocabularies, [Concept(TOKEN, rows)]):

@@ -138,6 +138,8 @@ def _of_settings(pools: Sequence[Pool]) -> list[str]:
     for name, ranked in first.items():
         if len(ranked) > 1:
             sentences.append(_lead(ranked[0], ranked[1], name, called(ranked[1], several_steps)))
+            if len(_common(ranked[0], ranked[1])) < statistics.FEWEST:
+                sentences.append(_too_few(_common(ranked[0], ranked[1])))
     return list(dict.fromkeys(sentence for sentence in sentences if sentence))
 
 
@@ -163,15 +165,24 @@ def _lead(best: Pool, second: Pool, name: str, called_second: str) -> str:
     """Say whether the first setting's lead is more than training seeds leave."""
     if round(best.spreads[name].mean, 2) == round(second.spreads[name].mean, 2):
         return f"In {name} {called_second} is as good."
-    seeds = [seed for seed in best.seeds if seed in second.seeds]
+    seeds = _common(best, second)
     if len(seeds) < statistics.FEWEST:
-        few = {0: "No common seed is", 1: "One seed is"}.get(len(seeds), "Two seeds are")
-        return f"{few} too few to tell settings apart: train {statistics.FEWEST} or more (--seeds {statistics.FEWEST})."
+        return _too_few(seeds)
     leads = [_of_seed(best, name, seed) - _of_seed(second, name, seed) for seed in seeds]
     lead, half = float(np.mean(leads)), statistics.half_interval(leads)
     judged = "more than" if lead > half else "within what"
     leave = f"{len(seeds)} training seeds leave ({lead:.2f} ± {half:.2f})"
     return f"Its lead in {name} over {called_second} is {judged} {leave}."
+
+
+def _common(one: Pool, other: Pool) -> list[int]:
+    """Return the seeds that both settings were trained from."""
+    return [seed for seed in one.seeds if seed in other.seeds]
+
+
+def _too_few(seeds: Sequence[int]) -> str:
+    few = {0: "No common seed is", 1: "One seed is"}.get(len(seeds), "Two seeds are")
+    return f"{few} too few to tell settings apart: train {statistics.FEWEST} or more (--seeds {statistics.FEWEST})."
 
 
 def _of_seed(pool: Pool, name: str, seed: int) -> float:
