@@ -24,7 +24,7 @@ from pseudoword import hub_client
 from pseudoword.batch import Batch
 from pseudoword.engines.torch_engine import TorchEngine
 from pseudoword.families.sd import miniature
-from pseudoword.methods.classic import ClassicOptions
+from pseudoword.methods import OPTIONS
 from pseudoword.recipe import (
     BaseModel,
     ConceptRecipe,
@@ -102,7 +102,7 @@ def make_recipe(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Rec
             names = [f.name for f in dataclasses.fields(cls)]
             return cls(**{name: values.pop(name) for name in names if name in values})
 
-        concept, method = take(ConceptRecipe), take(ClassicOptions)
+        concept, method = take(ConceptRecipe), take(OPTIONS[values.pop("method", "classic")])
         sections = {name: take(cls) for name, cls in SECTIONS.items()}
         assert not values, f"no section has {sorted(values)}"
         return Recipe(concepts=(concept,), method=method, **sections)

@@ -33,6 +33,7 @@ LAYERS = [
     {"checkpoints", "vocabulary", "objectives", "schedules", "disk", "layout", "ranges", "algebra", "flax_models"},
     {"concept", "recipe", "batch", "contracts", "progress", "summaries"},
     {"sections", "contents"},
+    {"augmentations", "weightings"},
     {"placeholder", "recipe_paths", "settings"},
     {"encoders", "errors", "spelling"},
 ]

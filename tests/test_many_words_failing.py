@@ -69,9 +69,10 @@ def spoil(monkeypatch: pytest.MonkeyPatch, steps: dict[int, list[int]]) -> None:
     """Let pictures of these concepts be infinite in these steps (from 0)."""
     loss = TorchEngine._loss
 
-    def spoiled(self: TorchEngine, params: Any, batch: Batch, *more: Any) -> Any:
+    def spoiled(self: TorchEngine, params: Any, batch: Batch, *more: Any, **options: Any) -> Any:
         bad = np.isin(batch.concept, steps.get(self.step_number, []))[:, None, None, None]
-        return loss(self, params, dataclasses.replace(batch, std=np.where(bad, np.float32(np.inf), batch.std)), *more)
+        batch = dataclasses.replace(batch, std=np.where(bad, np.float32(np.inf), batch.std))
+        return loss(self, params, batch, *more, **options)
 
     monkeypatch.setattr(TorchEngine, "_loss", spoiled)
 

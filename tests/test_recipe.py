@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import string
 import tomllib
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pseudoword.errors import RecipeError, TokenError
+from pseudoword.methods import OPTIONS
 from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import (
     BaseModel,
@@ -69,9 +71,18 @@ def test_a_file_is_read_and_its_whole_numbers_are_taken_where_floats_are_meant(t
 
 # There and back
 
+METHODS = ", ".join(sorted(OPTIONS))
 words = st.text(string.ascii_letters + "<>-_é日'\"\\", min_size=1, max_size=8)
 floats = st.floats(1e-6, 1, allow_nan=False)
 counts = st.integers(1, 10**6)
+
+
+def methods_options(name: str) -> Any:
+    """Options of a method, of which those that are numbers of fractions differ from their defaults."""
+    fields = typing.get_type_hints(OPTIONS[name])
+    return st.builds(
+        OPTIONS[name], **{field: floats.map(lambda x: x / 2) for field, kind in fields.items() if kind is float}
+    )
 
 
 @st.composite
@@ -86,9 +97,24 @@ def recipes(draw: Any) -> Recipe:
             ),
         ),
         base=draw(st.builds(BaseModel, words, revision=st.none() | words, clip_skip=st.none() | st.integers(0, 9))),
-        method=draw(st.builds(ClassicOptions, adam_weight_decay=floats, adam_epsilon=floats)),
-        data=draw(st.builds(Data, st.none() | st.integers(8, 2048), flip_p=floats, repeats=counts)),
-        training=draw(st.builds(Training, st.none() | st.integers(0, 2**63 - 1), gradient_clip=st.none() | floats)),
+        method=draw(st.sampled_from(sorted(OPTIONS)).flatmap(methods_options)),
+        data=draw(
+            st.builds(
+                Data,
+                st.none() | st.integers(8, 2048),
+                flip_p=floats,
+                repeats=counts,
+                augment=st.none() | st.just(("crop-jitter=0.2", "colour-jitter")),
+            )
+        ),
+        training=draw(
+            st.builds(
+                Training,
+                st.none() | st.integers(0, 2**63 - 1),
+                gradient_clip=st.none() | floats,
+                loss_weighting=st.none() | st.sampled_from(["debiased", "min-snr=2"]),
+            )
+        ),
         schedule=Schedule(length, draw(floats), draw(st.booleans()), name, lr_step_rules=rules),
         engine=draw(st.builds(EngineRecipe, mixed_precision=st.sampled_from(["no", "fp16", "bf16"]))),
         output=draw(st.builds(Output, words, checkpoints_total_limit=st.none() | counts)),
@@ -158,9 +184,12 @@ def changed(**sections: Any) -> dict[str, Any]:
         (changed(method="classic"), r"^\[method\] must be a table of values, not 'classic'\.$"),
         (
             changed(method={"name": "clasic"}),
-            r"^There is no method 'clasic'; the methods are classic\. Did you mean 'classic'\?$",
+            rf"^There is no method 'clasic'; the methods are {METHODS}\. Did you mean 'classic'\?$",
         ),
-        (changed(method={"name": ["classic"]}), r"^There is no method \['classic'\]; the methods are classic\.$"),
+        (
+            changed(method={"name": ["classic"]}),
+            rf"^There is no method \['classic'\]; the methods are {METHODS}\.$",
+        ),
         (changed(training={"seed": "7"}), r"^training\.seed must be of type int, not '7'\.$"),
         (changed(training={"seed": 7.0}), r"^training\.seed must be of type int, not 7\.0\.$"),
         (changed(training={"batch_size": True}), r"^training\.batch_size must be of type int, not True\.$"),

@@ -135,6 +135,7 @@ def test_the_key_of_a_token_and_the_number_of_a_purpose_are_fixed_for_good():
     # sha256("<cat-toy>") begins with these bytes; a change would make old runs impossible to repeat.
     assert schedules.concept_key("<cat-toy>") == int.from_bytes(bytes.fromhex("5d480cfd2192a9a1"), "little")
     fixed = ["ORDER", "TEMPLATE", "FLIP", "TIMESTEP", "POSTERIOR", "NOISE", "ITEM", "CROP", "TAGS", "DROP"]
+    fixed += ["AUGMENT", "VARIANT"]
     assert [p.name for p in sorted(Purpose)] == fixed
     assert sorted(Purpose) == list(range(len(fixed)))
 

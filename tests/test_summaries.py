@@ -74,7 +74,7 @@ def test_a_run_of_many_prints_a_few_dozen_lines(
     assert cli.main(["train", "--recipe", str(path)]) == 1
     said = capsys.readouterr()
     lines = [line for line in (said.out + said.err).splitlines() if "Loading weights" not in line]
-    assert len(lines) < 48 + 4, "and the four of what to type next"
+    assert len(lines) < 48 + 5, "and five of how suspicious words are and what to type next"
     assert "Training 16 words: steps 1 to 1, 16 pictures a step" in lines
     assert f"16 words are in {tmp_path / 'run' / 'words'}." in lines
     assert sum("was not learned: There is no folder" in line for line in lines) == 20

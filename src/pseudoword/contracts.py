@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pseudoword.batch import Batch, Draw
     from pseudoword.concept import Concept
     from pseudoword.contents import Contents, Word
+    from pseudoword.objectives import PredictionType
     from pseudoword.recipe import BaseModel, Sampler
     from pseudoword.vocabulary import Vocabulary
 
@@ -118,6 +119,8 @@ class Family(Protocol):
     vocabularies: Mapping[str, Vocabulary]
     """Per text encoder."""
     num_timesteps: int
+    prediction_type: PredictionType
+    """What the denoiser predicts."""
     resolution: int
     """The model's own side of a picture, in pixels."""
     latent_factor: int

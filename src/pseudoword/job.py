@@ -240,6 +240,11 @@ def with_dataset(recipe: Recipe, dataset: Dataset | None) -> Recipe:
 def _given(recipe: Recipe, dataset: Dataset | None, attempt: _Attempts) -> dict[str, ConceptPictures | Dataset]:
     """Return the pictures of every concept that has some."""
     if dataset is not None:
+        if recipe.data.augment:
+            raise RecipeError(
+                "augment is for folders of pictures, but a dataset of your own is trained on; augment in its items, or "
+                "leave augment out."
+            )
         if len(attempt.cohort.whole.concepts) > 1:
             raise RecipeError(
                 f"A dataset of your own is for one concept, but the recipe has {len(attempt.cohort.whole.concepts)}; "

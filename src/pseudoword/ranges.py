@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import itertools
 import re
 import tomllib
-import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pseudoword.errors import RecipeError
-from pseudoword.recipe import ConceptRecipe, Recipe, parse_steps
-from pseudoword.spelling import did_you_mean
+from pseudoword.recipe import Recipe, parse_steps, setting_names
+from pseudoword.settings import full_name
+
+LISTS = ("data.augment",)
+"""Settings that are lists, of which one member may be given alone."""
 
 
 def varied(recipe: Recipe, ranges: Sequence[str], fixed: Collection[str] = ()) -> dict[str, Recipe]:
@@ -23,7 +26,7 @@ def varied(recipe: Recipe, ranges: Sequence[str], fixed: Collection[str] = ()) -
     `fixed` are settings, by their dotted names, that cannot be varied here.
     Raises RecipeError, before anything is trained, for settings and values that no recipe takes.
     """
-    asked = dict(_range(text, recipe) for text in ranges)
+    asked = dict(_range(text) for text in ranges)
     if len(asked) < len(ranges):
         raise RecipeError("A setting is varied twice; give all of its values in one --vary.")
     for name in asked.keys() & set(fixed):
@@ -46,12 +49,12 @@ def _same(one: Recipe, other: Recipe) -> bool:
     return len(lengths) == 1 and alike == other
 
 
-def _range(text: str, recipe: Recipe) -> tuple[str, list[Any]]:
+def _range(text: str) -> tuple[str, list[Any]]:
     """Read a setting's full name and its values."""
     name, equals, given = text.partition("=")
     if not equals or not given:
         raise RecipeError(f"--vary needs a setting and its values, such as learning_rate=0.01,0.02, not {text!r}.")
-    full = _full_name(name.strip(), recipe)
+    full = _full_name(name.strip())
     if given.lstrip().startswith("["):
         values = _toml(given)
     else:
@@ -79,30 +82,28 @@ def _toml(text: str) -> Any:
         return None
 
 
-def _full_name(name: str, recipe: Recipe) -> str:
+def _full_name(name: str) -> str:
     """Return a setting's dotted name, which may be given short if only one section has it."""
-    known = _settings(recipe)
-    full = [one for one in known if name in (one, one.rpartition(".")[2], one.replace("concepts.0.", "concepts."))]
-    if name.startswith("method.") and not full:
-        return name  # each method has its own, and building the recipe refuses what it has not
-    if len(full) > 1:
-        raise RecipeError(f"Several sections have a setting {name!r}; say {' or '.join(full)}.")
-    if not full:
-        raise RecipeError(
-            f"There is no setting {name!r} to vary; those of a recipe are {', '.join(known)}."
-            f"{did_you_mean(name, {short for one in known for short in (one, one.rpartition('.')[2])})}"
-        )
-    return full[0]
+    known = _settings()
+    full = full_name(name, known)
+    if full is not None:
+        return full
+    if name.startswith("method."):
+        return name  # building the recipe says what its method has instead
+    near = difflib.get_close_matches(name, [*known, *(one.rpartition(".")[2] for one in known)], 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"those of a recipe are {', '.join(known)}."
+    raise RecipeError(f"There is no setting {name!r} to vary; {hint}")
 
 
-def _settings(recipe: Recipe) -> list[str]:
-    """Return the dotted names of everything that can be varied, the options of the recipe's method among them."""
-    hints = typing.get_type_hints(Recipe)
-    sections = {"concepts.0": ConceptRecipe, **{name: hints[name] for name in ("base", "data", "training", "schedule")}}
+def _settings() -> list[str]:
+    """Return the dotted names of everything that can be varied."""
     own = {"concepts.0.token", "concepts.0.pictures", "training.seed"}
-    names = [f"{name}.{field.name}" for name, kind in sections.items() for field in dataclasses.fields(kind)]
-    names += [f"method.{field.name}" for field in dataclasses.fields(recipe.method)]  # pyright: ignore[reportArgumentType]
-    return [name for name in names if name not in own] + ["engine.mixed_precision", "method.name"]
+    sections = ("concepts.", "base.", "method.", "data.", "training.", "schedule.")
+    return [
+        name
+        for name in setting_names()
+        if name == "engine.mixed_precision" or (name.startswith(sections) and name not in own)
+    ]
 
 
 def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
@@ -115,7 +116,7 @@ def _with(recipe: Recipe, chosen: Mapping[str, Any]) -> Recipe:
         table: Any = values
         for section in sections:
             table = table[int(section)] if section.isdigit() else table.setdefault(section, {})
-        table[last] = value
+        table[last] = [value] if name in LISTS and not isinstance(value, list) else value
     return Recipe.from_dict(values)
 
 

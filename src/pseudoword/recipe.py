@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from pseudoword.sections import (
     check_sampler,
     parse_steps,
 )
-from pseudoword.settings import MethodOptions, build, flat, plain, settle_types
+from pseudoword.settings import MethodOptions, build, flat, full_name, plain, settle_types
 from pseudoword.spelling import did_you_mean
 
 __all__ = [
@@ -130,6 +131,7 @@ class Recipe:
         from pseudoword.methods import OPTIONS  # a door upwards, as in `Concept.load`: recipes are made by name
 
         values = {name: choice for name, choice in values.items() if name != recipe_paths.WRITTEN_IN}
+        values = _spelled_out(values)
         method = values.pop("method", {})
         if not isinstance(method, Mapping):
             raise RecipeError(f"[method] must be a table of values, not {method!r}.")
@@ -154,9 +156,54 @@ class Recipe:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
         try:
-            return cls.from_dict(_over(defaults or {}, recipe_paths.read_beside(values, path)))
+            return cls.from_dict(_over(defaults or {}, recipe_paths.read_beside(_spelled_out(values), path)))
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
+
+
+def setting_names() -> list[str]:
+    """Return the dotted names of all settings of a recipe: those of one concept, and of every method."""
+    from pseudoword.methods import OPTIONS  # a door upwards, as in `Recipe.from_dict`
+
+    hints = typing.get_type_hints(Recipe)
+    sections = {
+        name: hints[name] for name in ("base", "data", "training", "schedule", "engine", "validation", "output")
+    }
+    kinds = [("concepts.0", ConceptRecipe), *sections.items(), *(("method", options) for options in OPTIONS.values())]
+    names = ["method.name"]
+    for section, kind in kinds:
+        names += [f"{section}.{field.name}" for field in dataclasses.fields(kind)]
+    return list(dict.fromkeys(names))
+
+
+def _spelled_out(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with settings that stand outside of all sections in the one that has them.
+
+    RecipeError if there are several such settings, or if the section has it too.
+    """
+    sections = [field.name for field in dataclasses.fields(Recipe)]
+    spelled = {name: value for name, value in values.items() if name in sections}
+    for name in [name for name in values if name not in sections]:
+        full = full_name(name, setting_names())
+        if full is None:
+            spelled[name] = values[name]  # refused below, with what is known
+            continue
+        section, _, short = full.rpartition(".")
+        if section == "concepts.0":
+            concepts = spelled.get("concepts", [{}])
+            if not isinstance(concepts, list | tuple) or len(concepts) != 1 or not isinstance(concepts[0], Mapping):
+                raise RecipeError(f"{name} is a setting of a concept; write it into the [[concepts]] that it is for.")
+            table = dict(concepts[0])
+            spelled["concepts"] = [table]
+        else:
+            given = spelled.get(section, {})
+            if not isinstance(given, Mapping):
+                raise RecipeError(f"[{section}] must be a table of values, not {given!r}.")
+            table = spelled[section] = dict(given)
+        if short in table:
+            raise RecipeError(f"{name} is set twice: outside of all sections, and in [{section}].")
+        table[short] = values[name]
+    return spelled
 
 
 def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

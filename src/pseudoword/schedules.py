@@ -26,6 +26,12 @@ class Purpose(IntEnum):
     CROP = 7
     TAGS = 8
     DROP = 9
+    AUGMENT = 10
+    VARIANT = 11
+
+
+FIXED = 1 << 40
+"""Steps from here on are no run's: their draws are those that the fixed-draw loss is measured on."""
 
 
 Shape = tuple[int, int, int]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import typing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Optional
 
+from pseudoword import augmentations, weightings
 from pseudoword.errors import RecipeError
 from pseudoword.placeholder import check_new_token
 from pseudoword.settings import at_least, check_seed, settle_types
@@ -132,6 +133,12 @@ class Data:
     """Weight of the loss where a mask is black; inside it is 1."""
     flip_p: float = 0.5
     """Share of pictures mirrored left to right. 0 for text, logos and faces that are not symmetric."""
+    augment: Optional[tuple[str, ...]] = None
+    """How pictures are changed at random: 'colour-jitter' (brightness, contrast, saturation), 'crop-jitter' (a part of
+    the usual frame), each with a strength: 'colour-jitter=0.2'. None by default."""
+    augment_variants: Optional[int] = None
+    """Augmented variants of each picture, and of its mirror image, that are encoded once and drawn from; by default 8.
+    0 augments anew at every step: endless variety, but every step encodes and the VAE stays in memory."""
     recursive: bool = False
     """Also take the pictures in folders inside the folder."""
     split: str = "train"
@@ -154,6 +161,7 @@ class Data:
             raise RecipeError(f"crops is {self.crops}, but fit {self.fit!r} cuts no squares; use fit 'crop' or 1.")
         if self.shuffle_tags and self.captions == "templates":
             raise RecipeError("shuffle_tags is for captions from files, but captions is 'templates'; make it 'files'.")
+        augmentations.check(self.augment, self.augment_variants)
         _check_colour(self.alpha_colour)
 
 
@@ -169,6 +177,9 @@ class Training:
     """Micro-batches per optimizer step. Saves memory, costs time; the result is that of one large batch."""
     gradient_clip: float | None = None
     """Largest norm of the gradient of a word's rows; longer ones are shortened to it. Off by default."""
+    loss_weighting: Optional[str] = None
+    """How much a picture's error counts by its noise: 'min-snr' (gamma 5; 'min-snr=GAMMA' for another) or 'debiased'.
+    All alike by default. The fixed-draw loss is never weighted."""
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -177,6 +188,7 @@ class Training:
             raise RecipeError(f"gradient_clip must be above 0, not {self.gradient_clip}; leave it out for no clipping.")
         if self.seed is not None:
             check_seed(seed=self.seed)
+        weightings.read(self.loss_weighting)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 from pseudoword.errors import RecipeError
@@ -64,6 +64,41 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: values}
     return {k: v for name, inner in items for k, v in flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def named_number(text: str, usual: Mapping[str, float | None], setting: str) -> tuple[str, float | None]:
+    """Read 'NAME' or 'NAME=NUMBER', where `usual` has the names and their usual numbers, None for those without one."""
+    name, equals, number = (part.strip() for part in text.partition("="))
+    if name not in usual:
+        near = difflib.get_close_matches(name, usual, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(usual)}."
+        raise RecipeError(f"There is no {setting} {name!r}; {hint}")
+    if not equals:
+        return name, usual[name]
+    if usual[name] is None:
+        raise RecipeError(f"{name} takes no number; write {setting} {name!r}.")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise RecipeError(f"{setting} must look like {name!r} or '{name}={usual[name]:g}', not {text!r}.") from None
+
+
+def matches(name: str, known: Sequence[str]) -> list[str]:
+    """Return which of the dotted names a setting's name may stand for, given whole or by its last part alone."""
+    several = []
+    for full in known:
+        short = full.rpartition(".")[2]
+        if name in (full, short, full.replace("concepts.0.", "concepts."), full.removesuffix(".name")):
+            several.append(full)
+    return several
+
+
+def full_name(name: str, known: Sequence[str]) -> str | None:
+    """Return the dotted name that a setting's name stands for, None for none; RecipeError if it may be several."""
+    several = matches(name, known)
+    if len(several) > 1:
+        raise RecipeError(f"{name!r} may be {' or '.join(several)}; write which one.")
+    return several[0] if several else None
 
 
 def build(cls: type, values: Any, where: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pseudoword import card, disk, engines, formats, hub, schedules, toybox, tracking
+from pseudoword import card, disk, engines, formats, hub, schedules, toybox, tracking, weightings
 from pseudoword.batch import Pair
 from pseudoword.cohorts import Cohort, cohorts, failed_of, note, settle
 from pseudoword.concept import Concept
@@ -80,7 +80,9 @@ def train(
 
 
 def _engine(recipe: Recipe) -> Engine:
-    return engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip)
+    """Return a new engine for a recipe."""
+    weighting = weightings.read(recipe.training.loss_weighting)
+    return engines.module(recipe.engine.engine).ENGINE(recipe.engine, recipe.training.gradient_clip, weighting)
 
 
 def _learn(

@@ -19,7 +19,6 @@ from pseudoword.engines.torch_engine import TorchEngine
 from pseudoword.errors import RecipeError, TrainingStopped
 from pseudoword.families import jax_cache
 from pseudoword.families.sdxl import miniature as xl_miniature
-from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import BaseModel, ConceptRecipe, EngineRecipe
 from tests.miniatures import TOKEN, MakeRecipe, log_of, one_batch, rows_of, stopped_after
 
@@ -46,6 +45,13 @@ def learned(recipe: Recipe) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]
         {"steps": "50", "loss_steps": 10},
         {"model": "xl", "steps": "6", "loss_steps": 3},
         {"gradient_accumulation_steps": 2, "gradient_clip": 0.05, "num_vectors": 2, "adam_weight_decay": 0.01},
+        {"loss_weighting": "min-snr=0.5", "loss_steps": 2, "augment": ("colour-jitter", "crop-jitter")},
+        {
+            "loss_weighting": "debiased",
+            "prediction_type": "v_prediction",
+            "augment": ("crop-jitter",),
+            "augment_variants": 0,
+        },
         pytest.param({"fit": "bucket", "resolution": 32, "gradient_checkpointing": True}, marks=pytest.mark.slow),
     ],
 )
@@ -64,7 +70,7 @@ def test_losses_and_words_are_those_of_torch(
         assert np.abs(our_rows[encoder] - rows).max() < 1e-4
 
 
-def started(kind: Any, base: BaseModel, engine: str) -> Any:
+def started(kind: Any, base: BaseModel, engine: str, method: str = "classic") -> Any:
     """Return an engine with a word taken up, and rows that are none of the vocabulary."""
     family = families.part(base.family, engine).FAMILY.load(base)
     rows = {}
@@ -74,14 +80,17 @@ def started(kind: Any, base: BaseModel, engine: str) -> Any:
         rows[encoder] = 0.3 * np.random.default_rng(seed).standard_normal((2, width)).astype(np.float32)
     own = kind(EngineRecipe(engine=engine))
     own.prepare(family)
-    own.start(family, methods.build(ClassicOptions()), {TOKEN: rows})
+    own.start(family, methods.build(methods.OPTIONS[method]()), {TOKEN: rows})
     return own
 
 
+@pytest.mark.parametrize("method", sorted(methods.METHODS))
 @pytest.mark.parametrize(("kind", "masked"), [("sd", True), ("sdxl", False)])
-def test_gradients_are_those_of_torch(base: Path, xl: Path, kind: str, masked: bool) -> None:
+def test_gradients_are_those_of_torch(base: Path, xl: Path, kind: str, masked: bool, method: str) -> None:
     where = BaseModel(str(base if kind == "sd" else xl), family=kind)
-    torch_engine, own = started(TorchEngine, where, "torch"), started(JaxEngine, where, "jax")
+    torch_engine, own = (
+        started(own, where, engine, method) for own, engine in ((TorchEngine, "torch"), (JaxEngine, "jax"))
+    )
     batch, draw = one_batch(torch_engine.family, count=4)
     if masked:
         weight = np.random.default_rng(0).uniform(0.1, 1, (4, 8, 8)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import shutil
@@ -91,6 +92,15 @@ def test_runs_are_measured_by_the_answer_key_and_again_alike(
     )
     assert page.count("data:image/webp;base64,") == 2 * (5 + 5 * 2)
     assert "Over training seeds" in page
+    assert "too few seeds" in page
+    assert "± nan" not in page
+    assert told["verdict"] in html.unescape(page)
+    assert told["verdict"].split()[0] in said
+    for word in told["words"]:
+        assert word["references"]["untrained"]["text"] == "thing"
+        assert word["references"]["in the base's own words"]["text"] == "yellow ring"
+        assert np.shape(word["references"]["untrained"]["scores"]["fidelity"]) == (5, 2)
+    assert "How close is what the pictures show to what yours show?" in page, "similarity is explained"
 
     before = (out / "report.json").read_text()
     again = tmp_path / "again"
@@ -103,7 +113,7 @@ def test_runs_are_measured_by_the_answer_key_and_again_alike(
     stamps = [picture.stat().st_mtime_ns for picture in pictures]
     assert evaluate(*runs, "--output", out, *FEW) == 0
     moved = [picture.stat().st_mtime_ns != stamp for picture, stamp in zip(pictures, stamps, strict=True)]
-    assert moved == [True, False]
+    assert moved == [True, *[False] * 3], "two words and two references"
     assert json.loads((out / "report.json").read_text())["words"] == json.loads(before)["words"]
 
 
@@ -322,6 +332,7 @@ def test_names_tell_places_and_steps_apart(runs: list[Path]):
 def test_other_pictures_to_compare_with_change_scores_not_recipes(models: Path, runs: list[Path], tmp_path: Path):  # noqa: F811
     other = suite.write(suite.NAMED["badge"], tmp_path / "badge")
     words = [*runs[:1], "--measure", "dino", "--dino", models / "dino", "--prompts", "object", *FEW]
+    words.append("--no-references")
     told = []
     for pictures in ([], ["--pictures", other]):
         assert evaluate(*words, *pictures, "--output", tmp_path / "out") == 0

@@ -21,7 +21,7 @@ from pseudoword.data.captions import Captions
 from pseudoword.data.dataset import Dataset, TextualInversionDataset
 from pseudoword.data.framing import Placement
 from pseudoword.data.items import Ids, ReadItem
-from pseudoword.data.pictures import FramedPictures
+from pseudoword.data.pictures import Augmented, FramedPictures
 from pseudoword.errors import CaptionError, RecipeError
 from pseudoword.vocabulary import Words
 
@@ -33,6 +33,9 @@ CaptionOf = Callable[[Draw, int], Ids]
 """The caption of a draw's i-th picture."""
 REMEMBERED = 10_000
 """Captions whose ids are kept; shuffled tags make more of them than a run sees twice."""
+
+VARIANTS = 8
+"""Augmented variants of each picture that are encoded, unless the recipe says otherwise."""
 
 T = TypeVar("T")
 
@@ -53,17 +56,30 @@ class View:
         return self.mean.shape[1], self.mean.shape[2], self.mean.shape[3]
 
 
+Views = Sequence[Sequence[Mapping[bool, View]]]
+"""By picture, frame and mirroring."""
+
+
 class Cached:
     """Every view of every picture that a run uses, by frame and mirroring, and captions as a draw chooses them.
 
-    The frames of a picture have one shape; those of different pictures may differ.
+    The frames of a picture have one shape; those of different pictures may differ. Where pictures are augmented, a step
+    sees one of their `variants`, the fixed draws the plain views.
     """
 
-    def __init__(self, views: Sequence[Sequence[Mapping[bool, View]]], ids: CaptionOf, flip_p: float) -> None:
+    def __init__(
+        self,
+        views: Views,
+        ids: CaptionOf,
+        flip_p: float,
+        variants: Sequence[Views] = (),
+        seed: tuple[int, int] = (0, 0),
+    ) -> None:
         self.flip_p = flip_p
+        self._variants, self._seed = variants, seed
         self.latent_shapes: list[schedules.Shape] = [next(iter(frames[0].values())).shape for frames in views]
         """Of each picture."""
-        self._views = views
+        self.views = views
         self._ids = ids
         self._masked = any(view.weight is not None for frames in views for frame in frames for view in frame.values())
 
@@ -71,12 +87,19 @@ class Cached:
         """Yield the batch that each draw chooses."""
         for draw in draws:
             pictures, count = draw.picture.tolist(), range(len(draw.picture))
-            frames = [_choice(self._views[picture], draw.crop[i]) for i, picture in enumerate(pictures)]
+            frames = [_choice(self._seen(draw, i)[picture], draw.crop[i]) for i, picture in enumerate(pictures)]
             views = [frames[i][bool(draw.flip[i])] for i in count]
             ids = [self._ids(draw, i) for i in count]
             mean, std = (np.concatenate(part) for part in zip(*((v.mean, v.std) for v in views), strict=True))
             concept, placement = np.zeros(len(views), dtype=np.int64), np.asarray([v.placement for v in views])
             yield Batch(_stack(ids), mean, std, concept, placement, _weights(views) if self._masked else None), draw
+
+    def _seen(self, draw: Draw, i: int) -> Views:
+        """Return the views that a draw's i-th picture is one of."""
+        if not self._variants or draw.step >= schedules.FIXED:
+            return self.views
+        rng = schedules.stream(*self._seed, draw.step, int(draw.index[i]), schedules.Purpose.VARIANT)
+        return self._variants[int(rng.integers(len(self._variants)))]
 
 
 def _weights(views: Sequence[View]) -> Float[np.ndarray, "batch height width"]:
@@ -88,6 +111,37 @@ def _weights(views: Sequence[View]) -> Float[np.ndarray, "batch height width"]:
 def _choice(several: Sequence[T], number: float) -> T:
     """Return the one of several that a number in [0, 1) chooses."""
     return several[int(number * len(several))]
+
+
+class Fresh:
+    """Pictures that are augmented and encoded anew at every step; the fixed draws see them as they are."""
+
+    def __init__(
+        self, frames: FramedPictures, ids: CaptionOf, plain: Cached, encode_images: EncodeImages, seed: tuple[int, int]
+    ) -> None:
+        self.flip_p, self.latent_shapes = plain.flip_p, plain.latent_shapes
+        self._frames, self._ids, self._plain, self._encode, self._seed = frames, ids, plain, encode_images, seed
+
+    def batches(self, draws: Iterable[Draw]) -> Iterator[tuple[Batch, Draw]]:
+        """Yield the batch that each draw chooses."""
+        for draw in draws:
+            if draw.step >= schedules.FIXED:
+                yield from self._plain.batches([draw])
+                continue
+            views = [self._view(draw, i) for i in range(len(draw.picture))]
+            ids = [self._ids(draw, i) for i in range(len(views))]
+            mean, std = (np.concatenate(part) for part in zip(*((v.mean, v.std) for v in views), strict=True))
+            concept, placement = np.zeros(len(views), dtype=np.int64), np.asarray([v.placement for v in views])
+            masked = any(mask is not None for mask in self._frames.own.masks)
+            yield Batch(_stack(ids), mean, std, concept, placement, _weights(views) if masked else None), draw
+
+    def _view(self, draw: Draw, i: int) -> View:
+        picture, flipped = int(draw.picture[i]), bool(draw.flip[i])
+        rng = schedules.stream(*self._seed, draw.step, int(draw.index[i]), schedules.Purpose.AUGMENT)
+        frame = int(draw.crop[i] * len(self._frames.frames[picture]))
+        return _augmented(
+            self._frames.augmented(self._frames.image(picture), picture, frame, rng), flipped, self._encode
+        )
 
 
 class Streamed:
@@ -128,6 +182,10 @@ class Streamed:
         return DataLoader(self._items, batch_sampler=keys, num_workers=self._workers, collate_fn=list)  # pyright: ignore[reportArgumentType]
 
 
+Source = Cached | Streamed | Fresh
+"""Where a concept's batches come from."""
+
+
 def prepare(
     dataset: Dataset | FramedPictures,
     vocabularies: Mapping[str, Words],
@@ -136,13 +194,16 @@ def prepare(
     *,
     seed: int,
     workers: int,
-) -> Cached | Streamed:
+) -> Source:
     """Return the examples of a dataset: cached if it allows, else streamed. CaptionError if the word is not in them."""
     if not len(dataset):
         raise CaptionError("The dataset is empty; it needs at least one picture.")
     if isinstance(dataset, FramedPictures):
         ids = captions_of(dataset.own.captions, vocabularies)
-        return _cached(dataset, len(dataset.frames), ids, dataset.own.data.flip_p, encode_images)
+        plain = _cached(dataset, len(dataset.frames), ids, dataset.own.data.flip_p, encode_images)
+        if not dataset.own.data.augment:
+            return plain
+        return _augmenting(dataset, ids, plain, encode_images, (seed, schedules.concept_key(tokens[0])))
     if (
         isinstance(dataset, TextualInversionDataset)
         and type(dataset).__getitem__ is TextualInversionDataset.__getitem__
@@ -182,7 +243,7 @@ def _cached(
     frames: FramedPictures | _WholePictures, count: int, ids: CaptionOf, flip_p: float, encode_images: EncodeImages
 ) -> Cached:
     """Encode the frames of so many pictures, mirrored where a run uses that."""
-    sides = [side for side, used in ((False, flip_p < 1), (True, flip_p > 0)) if used]
+    sides = _sides(flip_p)
     log.info("Encoding %d pictures once%s", count, " and mirrored" if len(sides) > 1 else "")
 
     def encoded(picture: int, flipped: bool) -> Iterator[View]:
@@ -196,6 +257,41 @@ def _cached(
         by_side = {flipped: list(encoded(picture, flipped)) for flipped in sides}
         views.append([dict(zip(by_side, frame, strict=True)) for frame in zip(*by_side.values(), strict=True)])
     return Cached(views, ids, flip_p)
+
+
+def _sides(flip_p: float) -> list[bool]:
+    """Return whether pictures are seen mirrored, unmirrored, or both."""
+    return [side for side, used in ((False, flip_p < 1), (True, flip_p > 0)) if used]
+
+
+def _augmenting(
+    frames: FramedPictures, ids: CaptionOf, plain: Cached, encode_images: EncodeImages, seed: tuple[int, int]
+) -> Cached | Fresh:
+    """Return examples whose steps see augmented pictures: of variants encoded once, or each one new."""
+    data = frames.own.data
+    count = VARIANTS if data.augment_variants is None else data.augment_variants
+    named = " and ".join(data.augment or ())
+    if not count:
+        log.info("Every step augments (%s) and encodes its pictures anew, which is slower", named)
+        return Fresh(frames, ids, plain, encode_images, seed)
+    log.info("Encoding %d augmented variants (%s) of each picture; augment_variants says how many", count, named)
+    variants = []
+    for variant in range(count):
+        views = []
+        for picture in range(len(frames.frames)):
+            image, of_picture = frames.image(picture), []
+            for frame in range(len(frames.frames[picture])):
+                rng = schedules.stream(*seed, variant, picture, schedules.Purpose.AUGMENT)
+                seen = frames.augmented(image, picture, frame, rng)
+                of_picture.append({side: _augmented(seen, side, encode_images) for side in _sides(data.flip_p)})
+            views.append(of_picture)
+        variants.append(views)
+    return Cached(plain.views, ids, data.flip_p, variants, seed)
+
+
+def _augmented(seen: Augmented, flipped: bool, encode_images: EncodeImages) -> View:
+    mean, std = encode_images(seen.pixels(flipped)[None])
+    return View(mean, std, seen.placement(flipped), seen.weights(flipped, (mean.shape[2], mean.shape[3])))
 
 
 def captions_of(captions: Captions, vocabularies: Mapping[str, Words]) -> CaptionOf:

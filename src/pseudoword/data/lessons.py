@@ -14,7 +14,7 @@ import numpy as np
 from pseudoword import schedules
 from pseudoword.batch import Draw, Pair, joined, parts
 from pseudoword.data.dataset import Dataset
-from pseudoword.data.examples import Cached, Streamed, take
+from pseudoword.data.examples import Source, take
 from pseudoword.data.pictures import FramedPictures
 from pseudoword.recipe import ConceptRecipe
 
@@ -29,7 +29,7 @@ class Lesson:
     concept: int
     """Its index among those of the run, in the order of its rows."""
     data: Dataset | FramedPictures
-    source: Cached | Streamed
+    source: Source
 
     @property
     def token(self) -> str:

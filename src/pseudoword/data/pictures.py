@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
+from pseudoword import augmentations
 from pseudoword.contracts import Sizes
 from pseudoword.data import caption_files, folder, images, masks, rows
 from pseudoword.data.captions import TEMPLATES, Captions, read_templates
@@ -125,21 +127,68 @@ class FramedPictures:
         """Return the length of an epoch."""
         return len(self.own)
 
+    def image(self, picture: int) -> Image.Image:
+        """Return a picture whole, upright and in RGB."""
+        return images.read_rgb(self.own.pictures[picture].source, self.own.data.alpha_colour)
+
     def pixels(self, picture: int, flipped: bool) -> list[Float[np.ndarray, "3 height width"]]:
         """Return each frame of a picture in [-1, 1], mirrored left to right if `flipped`."""
-        image = images.read_rgb(self.own.pictures[picture].source, self.own.data.alpha_colour)
+        image = self.image(picture)
         return [images.pixels(frame.cut(image), flipped) for frame in self.frames[picture]]
 
     def placement(self, picture: int, frame: int, flipped: bool) -> Placement:
         """Return where a frame is in its picture."""
         return self.frames[picture][frame].placement(self.own.pictures[picture].size, flipped=flipped)
 
+    def augmented(self, image: Image.Image, picture: int, frame: int, rng: np.random.Generator) -> Augmented:
+        """Return a frame of a picture, whose decoded image this is, changed as the recipe's augmentations say."""
+        plain = self.frames[picture][frame]
+        box, chosen = plain.box, augmentations.read(self.own.data.augment or ())
+        for augmentation in chosen:
+            box = augmentation.box(box, rng)
+        changed, mask = Frame(box, plain.size), self.own.masks[picture]
+        if mask and not mask.weights(changed, (8, 8), self.own.data.mask_outside).any():
+            changed = plain  # where nothing counts, nothing could be learned
+        seen = changed.cut(image)
+        for augmentation in chosen:
+            seen = augmentation.picture(seen, rng)
+        return Augmented(self, picture, changed, seen)
+
     def weights(
         self, picture: int, frame: int, flipped: bool, shape: tuple[int, int]
     ) -> Float[np.ndarray, "height width"] | None:
         """Return how much each place of a frame counts, `shape` of them; None if the picture has no mask."""
+        return self.weights_of(picture, self.frames[picture][frame], flipped, shape)
+
+    def weights_of(
+        self, picture: int, frame: Frame, flipped: bool, shape: tuple[int, int]
+    ) -> Float[np.ndarray, "height width"] | None:
+        """Return how much each place of any frame of a picture counts; None if the picture has no mask."""
         mask = self.own.masks[picture]
         if mask is None:
             return None
-        weights = mask.weights(self.frames[picture][frame], shape, self.own.data.mask_outside)
+        weights = mask.weights(frame, shape, self.own.data.mask_outside)
         return np.ascontiguousarray(weights[:, ::-1]) if flipped else weights
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A frame of a picture as one step sees it."""
+
+    of: FramedPictures
+    picture: int
+    frame: Frame
+    image: Image.Image
+    """At its training size."""
+
+    def pixels(self, flipped: bool) -> Float[np.ndarray, "3 height width"]:
+        """Return it in [-1, 1], mirrored left to right if `flipped`."""
+        return images.pixels(self.image, flipped)
+
+    def placement(self, flipped: bool) -> Placement:
+        """Return where it is in its picture."""
+        return self.frame.placement(self.of.own.pictures[self.picture].size, flipped=flipped)
+
+    def weights(self, flipped: bool, shape: tuple[int, int]) -> Float[np.ndarray, "height width"] | None:
+        """Return how much each place of it counts; None if the picture has no mask."""
+        return self.of.weights_of(self.picture, self.frame, flipped, shape)

@@ -22,6 +22,7 @@ from pseudoword.engines.updates import Params
 from pseudoword.errors import RecipeError, TrainingStopped
 from pseudoword.recipe import BaseModel, EngineRecipe
 from pseudoword.schedules import Shape
+from pseudoword.weightings import Weighting
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,14 @@ Totals = tuple[Float[jax.Array, " concepts"], list[Params]]
 class JaxEngine:
     """Parameters of each concept, and the compiled step that updates them; `Place` has devices and processes."""
 
-    def __init__(self, options: EngineRecipe, gradient_clip: float | None = None) -> None:
+    def __init__(
+        self, options: EngineRecipe, gradient_clip: float | None = None, weighting: Weighting | None = None
+    ) -> None:
         _refuse(options)
         self.place = Place()
         self.is_main: bool = self.place.process == 0
         self.processes: int = self.place.processes
-        self.options, self.gradient_clip = options, gradient_clip
+        self.options, self.gradient_clip, self.weighting = options, gradient_clip, weighting
         self.dtype = jnp.bfloat16 if options.precision == "bf16" else jnp.float32
         self.tokens: list[str] = []
         self.params: list[Params] = []
@@ -227,7 +230,9 @@ class JaxEngine:
 
     # What is compiled
 
-    def _loss(self, params: Sequence[Params], weights: Any, given: Given) -> Float[jax.Array, " concepts"]:
+    def _loss(
+        self, params: Sequence[Params], weights: Any, given: Given, *, weighted: bool = False
+    ) -> Float[jax.Array, " concepts"]:
         """Return the squared error of each concept's pictures here over how many it has in all (Gal et al., eq. 2).
 
         Summed over a step, that is each concept's mean. Where places are weighted, a picture's error is their weighted
@@ -247,6 +252,8 @@ class JaxEngine:
         else:
             weight = given["weight"].reshape(len(squares), -1)
             error = (squares.mean(1).reshape(weight.shape) * weight).sum(1) / weight.sum(1)
+        if weighted and self.weighting:
+            error = error * self.weighting(jnp, alpha, sigma, family.prediction_type).reshape(-1)
         # Chosen, not multiplied by zeros: one concept's NaN is none of the others'.
         own = given["concept"] == jnp.arange(len(self.tokens))[:, None]
         return jnp.where(own, error * given["share"], 0.0).sum(1)
@@ -260,7 +267,7 @@ class JaxEngine:
         """Return sums of losses and gradients with those of some more pictures."""
 
         def loss(params: list[Params]) -> tuple[jax.Array, jax.Array]:
-            each = self._loss(params, weights, given)
+            each = self._loss(params, weights, given, weighted=True)
             return each.sum(), each
 
         grads, losses = jax.grad(loss, has_aux=True)(params)

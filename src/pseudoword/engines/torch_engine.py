@@ -25,6 +25,7 @@ from pseudoword.engines.updates import Params
 from pseudoword.errors import RecipeError, first_line
 from pseudoword.recipe import BaseModel, EngineRecipe
 from pseudoword.schedules import Shape
+from pseudoword.weightings import Weighting
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ class TorchEngine:
 
     devices = 1
 
-    def __init__(self, options: EngineRecipe, gradient_clip: float | None = None) -> None:
+    def __init__(
+        self, options: EngineRecipe, gradient_clip: float | None = None, weighting: Weighting | None = None
+    ) -> None:
         # Only devices and processes: Accelerate's precision is one for all, and two engines may differ in theirs.
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or (launched > 1 and not torch.accelerator.is_available())
@@ -53,7 +56,7 @@ class TorchEngine:
                 f"A launcher started {launched} processes, but Accelerate runs {self.processes}; "
                 "start them with `accelerate launch`, with --cpu if they have no accelerator each."
             )
-        self.options, self.gradient_clip = options, gradient_clip
+        self.options, self.gradient_clip, self.weighting = options, gradient_clip, weighting
         self.tokens: list[str] = []
         self.params: list[Params] = []
         self.state: list[Params] = []
@@ -244,7 +247,7 @@ class TorchEngine:
         flat = [p for own in leaves for p in own.values()]
 
         def differentiated(batch: Batch, draw: Draw) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-            loss = self._loss(leaves, batch, draw, counts)
+            loss = self._loss(leaves, batch, draw, counts, weighted=True)
             return loss.detach(), torch.autograd.grad(loss.sum() * self.loss_scale, flat)
 
         return differentiated
@@ -268,7 +271,7 @@ class TorchEngine:
             yield made
 
     def _loss(
-        self, params: Sequence[Params], batch: Batch, draw: Draw, counts: Sequence[int]
+        self, params: Sequence[Params], batch: Batch, draw: Draw, counts: Sequence[int], *, weighted: bool = False
     ) -> Float[torch.Tensor, " concepts"]:
         """Return the squared error of each concept's pictures here over how many it has in all (Gal et al., eq. 2).
 
@@ -288,6 +291,8 @@ class TorchEngine:
         else:
             weight = self._put(batch.weight).flatten(1)
             error = (squares.mean(1).flatten(1) * weight).sum(1) / weight.sum(1)
+        if weighted and self.weighting:
+            error = error * self.weighting(torch, alpha, sigma, family.prediction_type).flatten()
         # Chosen, not multiplied by zeros: one concept's NaN is none of the others'.
         own = batch.concept == np.arange(len(self.tokens))[:, None]
         share = self._put(1 / np.asarray(counts, dtype=np.float32)[batch.concept])

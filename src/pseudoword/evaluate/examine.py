@@ -63,16 +63,25 @@ class Examiner:
 
     def examine(self, concept: Concept, yardstick: Yardstick, questions: Sequence[Question]) -> Examination:
         """Sample a word's pictures, or read them if they were sampled earlier, and measure them."""
-        prompts = [question.saying(concept.token) for question in questions]
-        path = self.folder / f"{self._key(concept, prompts)}.png"
-        lines = self._read(path, len(prompts)) or self._sample(concept, prompts, path)
+        return self._examined([concept], concept.token, yardstick, questions)
+
+    def examine_text(self, text: str, yardstick: Yardstick, questions: Sequence[Question]) -> Examination:
+        """Sample or read, and measure, pictures of words that the base knows, in the place of a learned one."""
+        return self._examined([], text, yardstick, questions)
+
+    def _examined(
+        self, concepts: Sequence[Concept], text: str, yardstick: Yardstick, questions: Sequence[Question]
+    ) -> Examination:
+        prompts = [question.saying(text) for question in questions]
+        path = self.folder / f"{self._key(concepts, text, prompts)}.png"
+        lines = self._read(path, len(prompts)) or self._sample(concepts, prompts, path)
         return Examination(yardstick.measure(questions, lines), lines)
 
-    def _sample(self, concept: Concept, prompts: Sequence[str], path: Path) -> list[list[Image.Image]]:
+    def _sample(self, concepts: Sequence[Concept], prompts: Sequence[str], path: Path) -> list[list[Image.Image]]:
         """Sample a line of pictures for each prompt, and keep them as one picture without loss."""
         asked, seeds = generate.repeated(prompts, self.noises, self.sampling.seed)
         made = generate.generate(
-            self.family, [concept], asked, sampling=self.sampling, seeds=seeds, batch_size=self._batch
+            self.family, concepts, asked, sampling=self.sampling, seeds=seeds, batch_size=self._batch
         )
         with disk.writing(self.folder):
             sheets.save(sheets.grid(made, self.noises, gap=0), path, {"side": str(made[0].width)})
@@ -88,10 +97,13 @@ class Examiner:
         """A name for the base's weights and their precision."""
         return digest(self.family.modules)
 
-    def _key(self, concept: Concept, prompts: Sequence[str]) -> str:
+    def _key(self, concepts: Sequence[Concept], text: str, prompts: Sequence[str]) -> str:
         """Return a name for everything that the pictures depend on."""
-        rows = {name: hashlib.sha256(np.ascontiguousarray(r).tobytes()).hexdigest() for name, r in concept.rows.items()}
-        facts = [concept.token, rows, self._base, asdict(self.sampling), self.noises, list(prompts)]
+        rows = {}
+        for concept in concepts:
+            for encoder, block in concept.rows.items():
+                rows[encoder] = hashlib.sha256(np.ascontiguousarray(block).tobytes()).hexdigest()
+        facts = [text, rows, self._base, asdict(self.sampling), self.noises, list(prompts)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
     def _read(self, path: Path, prompts: int) -> list[list[Image.Image]] | None:
@@ -110,6 +122,6 @@ def plain(values: Any) -> Any:
     """Return an array or number for JSON, NaN as null."""
     if isinstance(values, np.ndarray):
         return plain(values.tolist())
-    if isinstance(values, list):
+    if isinstance(values, list | tuple):
         return [plain(value) for value in values]
     return None if isinstance(values, float) and math.isnan(values) else values

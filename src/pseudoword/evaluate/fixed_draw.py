@@ -18,8 +18,6 @@ from pseudoword.methods.classic import ClassicOptions
 from pseudoword.recipe import ConceptRecipe, EngineRecipe
 from pseudoword.vocabulary import lent_words
 
-FIRST_STEP = 1 << 40
-"""Steps are counted from here, beyond any run's, so that no draw is one that a run trains on."""
 BATCH = 8
 
 
@@ -55,7 +53,7 @@ def fixed_draws(lesson: Lesson, num_timesteps: int, num_draws: int, seed: int) -
         for draw in schedules.draws(
             seed,
             lesson.token,
-            FIRST_STEP + i,
+            schedules.FIXED + i,
             range(BATCH),
             BATCH,
             flip_p=lesson.source.flip_p,

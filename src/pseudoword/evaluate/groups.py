@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from pseudoword.evaluate import statistics
 from pseudoword.evaluate.diagnostics import Diagnosis
 from pseudoword.evaluate.examine import Examination
 from pseudoword.evaluate.prompts import Question
+from pseudoword.evaluate.references import Reference
 from pseudoword.evaluate.words import Word
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class Evaluated:
     real: Sequence[Image.Image]
     kinds: Sequence[str] = ()
     """What sorts of concept it belongs to, if it is one of a suite."""
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """What it is held against, by kind: the untrained word, the base's own words."""
 
     @property
     def concept(self) -> str:
@@ -74,12 +77,17 @@ def groups(evaluated: Sequence[Evaluated]) -> list[Group]:
             found.setdefault(key, []).append(one)
     return [
         Group(
-            members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} more seeds",
+            _named(members),
             members,
             {name: statistics.spread([m.done.scores[name] for m in members]) for name in members[0].done.scores},
         )
         for members in found.values()
     ]
+
+
+def _named(members: Sequence[Evaluated]) -> str:
+    more = len(members) - 1
+    return members[0].name + (f" and {more} more seed{'s' if more > 1 else ''}" if more else "")
 
 
 def line(one: Evaluated) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pseudoword.evaluate.examine import Examiner, Yardstick
     from pseudoword.evaluate.groups import Evaluated
     from pseudoword.evaluate.prompts import Question
+    from pseudoword.evaluate.references import References
     from pseudoword.evaluate.similarity import Similarity
     from pseudoword.evaluate.words import Word
     from pseudoword.toybox.oracle import Judge
@@ -56,6 +57,9 @@ class Measuring:
     """How the pictures are sampled."""
     guidance_scale: float | None = None
     """Weight of the prompt; by default 7.5, and 4 for the toybox."""
+    references: bool = True
+    """Also sample the word as it was before training, and the base's own words where they are known, to hold the
+    numbers against. Takes as long as one more word for each concept."""
 
     def check(self) -> None:
         """Raise RecipeError, as the flags are called, for what cannot be measured so."""
@@ -86,6 +90,7 @@ def evaluate(options: Measuring, found: Sequence[Word], output: Path) -> list[Ev
     from pseudoword import generate
     from pseudoword.evaluate import words
     from pseudoword.evaluate.examine import Examiner
+    from pseudoword.evaluate.references import References
 
     models: dict[str, Similarity | None] = {}
     done: dict[int, Evaluated] = {}
@@ -95,9 +100,10 @@ def evaluate(options: Measuring, found: Sequence[Word], output: Path) -> list[Ev
             options.seed, options.num_inference_steps, _guidance(options, base), options.sampler
         )
         examiner = Examiner(generate.load(base), sampling, options.num_images, output / "examined")
+        references = References(examiner) if options.references else None
         for i, word in enumerate(found):
             if word.base == base:
-                done[i] = _examined(options, examiner, names[i], word, models)
+                done[i] = _examined(options, examiner, names[i], word, models, references)
     return [done[i] for i in range(len(found))]
 
 
@@ -137,7 +143,12 @@ def _guidance(options: Measuring, base: BaseModel) -> float:
 
 
 def _examined(
-    options: Measuring, examiner: Examiner, name: str, word: Word, models: dict[str, Similarity | None]
+    options: Measuring,
+    examiner: Examiner,
+    name: str,
+    word: Word,
+    models: dict[str, Similarity | None],
+    references: References | None,
 ) -> Evaluated:
     """Sample and measure one word, and say what the text encoder makes of it."""
     from pseudoword.evaluate.diagnostics import diagnose
@@ -151,9 +162,11 @@ def _examined(
     done = examiner.examine(word.concept, yardstick, questions)
     diagnosis = diagnose(examiner.family, word.concept, word.initializer, word.class_word, questions)
     kinds = (subject.kind, subject.half) if subject else ()
+    description = subject.described if subject else None
+    against = references.of(word, yardstick, questions, description) if references else {}
     told = [f"guidance {examiner.sampling.guidance_scale:g} on {word.base.model}", *yardstick.told]
     return Evaluated(
-        name, word, questions, done, diagnosis, yardstick.fidelity, yardstick.editability, told, real, kinds
+        name, word, questions, done, diagnosis, yardstick.fidelity, yardstick.editability, told, real, kinds, against
     )
 
 

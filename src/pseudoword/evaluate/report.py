@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ from PIL import Image, ImageOps
 
 from pseudoword import disk, sheets
 from pseudoword.errors import RecipeError
-from pseudoword.evaluate import plane, statistics
+from pseudoword.evaluate import losses, plane, statistics, verdict
 from pseudoword.evaluate.examine import plain
 from pseudoword.evaluate.groups import ALL, Evaluated, Group, Pool, groups, line, pools
+from pseudoword.evaluate.losses import choices_that_differ
+from pseudoword.evaluate.measures import MEASURES
+from pseudoword.evaluate.reference_lines import ReferenceLine, label, reference_lines
+from pseudoword.evaluate.references import Reference
 from pseudoword.sheets import Line
 
 SHOWN = 192
@@ -48,6 +52,7 @@ def to_json(
     """Return everything that was measured as plain values."""
     return {
         **facts,
+        "verdict": verdict.verdict(evaluated, pooled, reference_lines(evaluated)),
         "words": [
             {
                 "name": one.name,
@@ -65,6 +70,8 @@ def to_json(
                 },
                 "prompts": [question.text for question in one.questions],
                 "scores": {name: plain(scores) for name, scores in one.done.scores.items()},
+                "references": {kind: _reference(reference) for kind, reference in one.references.items()},
+                "verdict": verdict.of_word(one),
                 "diagnosis": asdict(one.diagnosis),
                 "recipe": one.word.choices,
                 "how": list(one.told),
@@ -83,6 +90,12 @@ def to_json(
     }
 
 
+def _reference(reference: Reference) -> dict[str, Any]:
+    means = {name: plain(statistics.mean(scores)) for name, scores in reference.done.scores.items()}
+    scores = {name: plain(scores) for name, scores in reference.done.scores.items()}
+    return {"text": reference.text, "means": means, "scores": scores}
+
+
 def _spreads(spreads: Mapping[str, statistics.Spread]) -> dict[str, Any]:
     return {name: {key: plain(value) for key, value in asdict(spread).items()} for name, spread in spreads.items()}
 
@@ -96,12 +109,13 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     found, pooled = groups(evaluated), pools(evaluated)
-    figure = _plane(found, pooled)
+    drawing = _drawing(found, pooled, reference_lines(evaluated))
+    figure = drawing.figure
     values = {**to_json(evaluated, found, pooled, facts), "failed": failed or {}}
     disk.write(folder / JSON, json.dumps(values, indent=1) + "\n")
     sheets.save(contact_sheet(evaluated), folder / "contact-sheet.png", {})
     disk.write(folder / "plane.png", plane.png(figure))
-    return disk.write(folder / "report.html", page(evaluated, found, pooled, figure, facts, failed or {}))
+    return disk.write(folder / "report.html", page(evaluated, found, pooled, drawing, facts, failed or {}))
 
 
 def contact_sheet(evaluated: Sequence[Evaluated]) -> Image.Image:
@@ -123,17 +137,31 @@ def _squared(picture: Image.Image) -> Image.Image:
     return ImageOps.pad(picture, (side, side), color="white")
 
 
-def _plane(found: Sequence[Group], pooled: Sequence[Pool]) -> Any:
+@dataclass(frozen=True)
+class Drawing:
+    """The plane of a report."""
+
+    figure: Any
+    is_cut: bool
+    """Whether bars are cut where scores end."""
+
+
+def _drawing(found: Sequence[Group], pooled: Sequence[Pool], references: Sequence[ReferenceLine]) -> Drawing:
     """Draw a point for each setting if there are several, over all its concepts; else one for each concept."""
     first = found[0].members[0]
     whole = [pool for pool in pooled if pool.kind == ALL]
     several = len({pool.name for pool in whole}) > 1
-    if several and any(pool.concepts > 1 for pool in whole):
+    if several:
         places, joined = _places_of(whole), len(whole) > len({pool.name for pool in whole})
     else:
         places, joined = _places(found), len(found) > len({line(group.members[0]) for group in found})
         places += _places_of(pool for pool in whole if pool.concepts > 1)
-    return plane.draw(places, first.fidelity or "—", first.editability or "—", steps=joined)
+    axes = first.fidelity or "—", first.editability or "—"
+    for reference in references:
+        up, across = reference.means.get(axes[0]), reference.means.get(axes[1])
+        if up is not None and across is not None:
+            places.append(plane.Place(label(reference), reference.name, up, across, reference=True))
+    return Drawing(plane.draw(places, *axes, steps=joined), plane.cut(places, *axes))
 
 
 def _places(found: Sequence[Group]) -> list[plane.Place]:
@@ -173,15 +201,15 @@ def _place(
 
 
 def _half(spread: statistics.Spread) -> float:
-    """Return half an interval: over training seeds where there are several, else two standard errors of sampling."""
-    return 2 * spread.sampling if spread.seeds == 1 else spread.half
+    """Return half an interval: over training seeds where there are enough, else two standard errors of sampling."""
+    return 2 * spread.sampling if spread.seeds < statistics.FEWEST else spread.half
 
 
 def page(
     evaluated: Sequence[Evaluated],
     found: Sequence[Group],
     pooled: Sequence[Pool],
-    figure: Any,
+    drawing: Drawing,
     facts: Mapping[str, Any],
     failed: Mapping[str, str],
 ) -> str:
@@ -191,37 +219,36 @@ def page(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pseudoword.evaluate", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    references = reference_lines(evaluated)
     environment.filters |= {"number": _number, "picture": _as_data}
-    curves = _curves(evaluated)
+    panels = losses.panels(evaluated)
+    shown = panels[: losses.MOST]
+    settings = [pool for pool in pooled if pool.kind == ALL]
+    several = len({pool.name for pool in settings}) > 1
     return environment.get_template("report.html").render(
         evaluated=evaluated,
         groups=found,
-        pools=[pool for pool in pooled if pool.concepts > 1 or len(pool.seeds) > 1],
-        many=len(evaluated) > MANY,
-        plane=plane.svg(figure),
-        curves=plane.svg(curves) if curves else "",
+        pools=[pool for pool in pooled if several or pool.concepts > 1 or len(pool.seeds) > 1],
+        references=references,
+        reference_label=label,
+        verdict=verdict.verdict(evaluated, pooled, references),
+        verdict_of_word=verdict.of_word,
+        explained={name: MEASURES[name].meaning for name in measures(evaluated) if name in MEASURES},
+        several=several,
+        many=several or len(evaluated) > MANY,
+        fewest=statistics.FEWEST,
+        plane=plane.svg(drawing.figure),
+        is_cut=drawing.is_cut,
+        curves=plane.svg(plane.panels(shown, "fixed-draw loss")) if shown else "",
+        more_curves=len(panels) - len(shown),
         facts=facts,
         failed=failed,
         measures=measures(evaluated),
         mean=statistics.mean,
         error=statistics.sampling_error,
-        differing=_differing(evaluated),
+        differing=choices_that_differ([one.word.choices for one in evaluated]),
         columns=COLUMNS,
     )
-
-
-def _curves(evaluated: Sequence[Evaluated]) -> Any:
-    """Draw the fixed-draw loss of every run that has one."""
-    runs = {one.word.run: one for one in evaluated if one.word.run}
-    named = {one.name.removesuffix(f" at {one.word.step}"): one.word.fixed_draw_loss for one in runs.values()}
-    series = [(name, *loss) for name, loss in named.items() if loss[0]]
-    return plane.curves(series, "fixed-draw loss") if series else None
-
-
-def _differing(evaluated: Sequence[Evaluated]) -> list[str]:
-    """Return which choices are not the same for all words."""
-    names = dict.fromkeys(name for one in evaluated for name in one.word.choices)
-    return [name for name in names if len({str(one.word.choices.get(name)) for one in evaluated}) > 1]
 
 
 def _number(value: float | None, digits: int = 3) -> str:

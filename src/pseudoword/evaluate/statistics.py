@@ -41,6 +41,10 @@ def sampling_error(scores: Scores) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
+FEWEST = 3
+"""Seeds from which on an interval is worth saying: of two, Student's t is 12.7, which says nothing of a share."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """One recipe's score over training seeds."""
@@ -48,11 +52,13 @@ class Spread:
     mean: float
     seeds: int
     half: float
-    """Half the width of the 95% interval of the mean over training seeds (Student's t); NaN for one seed."""
+    """Half the width of the 95% interval of the mean over training seeds (Student's t); NaN for fewer than 3."""
     training: float
     """Standard deviation that training alone causes; NaN for one seed."""
     sampling: float
     """Standard error that a word's starting noises leave, root mean square over the seeds; NaN for one noise."""
+    each: tuple[float, ...] = ()
+    """The score from each seed."""
 
 
 def spread(words: Sequence[Scores]) -> Spread:
@@ -68,12 +74,27 @@ def spread(words: Sequence[Scores]) -> Spread:
     errors = [sampling_error(scores) for scores in words]
     sampling = math.sqrt(float(np.mean(np.square(errors))))
     if count == 1:
-        return Spread(float(means[0]), 1, float("nan"), float("nan"), sampling)
-    observed = float(means.var(ddof=1))
-    half = student_t(count - 1) * math.sqrt(observed / count)
+        return Spread(float(means[0]), 1, float("nan"), float("nan"), sampling, (float(means[0]),))
+    observed, each = float(means.var(ddof=1)), tuple(means.tolist())
+    half = half_interval(means)
     if noises == 1:
-        return Spread(float(means.mean()), count, half, float("nan"), sampling)
+        return Spread(float(means.mean()), count, half, float("nan"), sampling, each)
     rest = table - means[:, None] - table.mean(axis=0) + table.mean()
     interaction = float((rest**2).sum() / ((count - 1) * (noises - 1)))
     training = math.sqrt(max(0.0, observed - interaction / noises))
-    return Spread(float(means.mean()), count, half, training, sampling)
+    return Spread(float(means.mean()), count, half, training, sampling, each)
+
+
+def half_interval(values: Sequence[float] | np.ndarray) -> float:
+    """Return half the width of the 95% interval of the mean of several seeds' values; NaN where they are too few."""
+    count = len(values)
+    if count < FEWEST:
+        return float("nan")
+    return student_t(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+
+
+def gain(scores: Scores, reference: Scores) -> tuple[float, float]:
+    """Return how much higher scores are than a reference's from the same noises, and its standard error or NaN."""
+    differences = by_noise(scores) - by_noise(reference)
+    error = float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else float("nan")
+    return float(differences.mean()), error
