@@ -54,6 +54,10 @@ class Outcome:
     """What the file that was written cannot say, or says less exactly."""
     trigger: str = ""
     """How the word is written in the tool's prompts."""
+    note: str = ""
+    """How the trigger is written, where that is not plain."""
+    renamed: str = ""
+    """What the word is called now, where that is not its token without brackets."""
     error: str = ""
     was_there: bool = False
     """Whether the very file was there already, as after a conversion that was killed."""
@@ -172,7 +176,7 @@ def _jobs(
             yield Outcome(file, error=first_line(error))
             continue
         for concept in concepts:
-            stem = _free(folder, formats.stem_of(concept.token), taken)
+            stem = _free(folder, formats.safe_stem(concept.token), taken)
             yield from ((file, concept, target, folder / target / stem) for target in targets)
 
 
@@ -238,6 +242,8 @@ class _Made:
     contents: dict[Path, bytes]
     lost: tuple[str, ...]
     trigger: str
+    note: str
+    renamed: str
 
 
 def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
@@ -253,9 +259,15 @@ def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
         raise FormatError(f"{concept.token!r} cannot be written for {target}: it would be read as {len(after)} words.")
     tool = TOOLS[TARGETS[target].tool]
     verdict = tool.verdict(opened, first.name)
+    if verdict.rename:
+        raise FormatError(
+            f"{tool.title} would load {first.name}, but not read its name in prompts: it {verdict.says}{first.suffix}."
+        )
     if not verdict.loads:
         raise FormatError(f"{tool.title} would not load {concept.token!r} in any file: it {verdict.says}.")
-    return _Made(contents, tuple(differences(concept, after[0])), verdict.trigger)
+    goes_by_file = target not in ("diffusers", "onetrainer", "original")
+    renamed = place.name if goes_by_file and place.name != formats.plain_name(concept.token) else ""
+    return _Made(contents, tuple(differences(concept, after[0])), verdict.trigger, verdict.note, renamed)
 
 
 def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcome:
@@ -267,7 +279,9 @@ def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcom
     for path, content in missing.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.write(path, content)
-    return Outcome(file, target, tuple(made.contents), made.lost, made.trigger, was_there=not missing)
+    return Outcome(
+        file, target, tuple(made.contents), made.lost, made.trigger, made.note, made.renamed, was_there=not missing
+    )
 
 
 def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict[Path, bytes]:

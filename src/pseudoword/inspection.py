@@ -66,7 +66,7 @@ def _tools(file: Path, contents: Contents, encoders: int) -> dict[str, dict[str,
             verdict = Verdict(False, f"loads one file, and this word has {parts}; convert --to {name} joins them")
         found[name] = {"title": tool.title, "loads": verdict.loads, "says": verdict.says, "source": tool.source}
         if verdict.loads:
-            found[name] |= {"trigger": verdict.trigger, "place": tool.place}
+            found[name] |= {"trigger": verdict.trigger, "note": verdict.note, "place": tool.place}
     return found
 
 

@@ -99,7 +99,8 @@ def _into(options: Options, files: Sequence[Path], output: Path) -> int:
         raise RecipeError(f"{output} is there already; name another file, or, if it is not the LoRA, add --overwrite.")
     words = converting.words(files, options.token)
     formats.bundle_into(lora, words, output)
-    print(f"{output} has {', '.join(word.token for word in words)}.")
+    names = ", ".join(f"{word.token} as {formats.safe_stem(word.token)}" for word in words)
+    print(f"{output} has {names}.")
     return 0
 
 
@@ -133,6 +134,8 @@ MOST_LINES = 40
 
 def _line(outcome: Outcome) -> str:
     lost = f"; it does not hold {', '.join(outcome.lost)}" if outcome.lost else ""
+    note = f" ({outcome.note})" if outcome.note else ""
+    renamed = f"; it is called {outcome.renamed}, which every tool reads in prompts" if outcome.renamed else ""
     first, *more = outcome.written
     name = first.parent if more else first
-    return f"{name}: in prompts {outcome.trigger}{lost}"
+    return f"{name}: in prompts {outcome.trigger}{note}{renamed}{lost}"

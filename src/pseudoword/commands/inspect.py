@@ -88,7 +88,10 @@ def _print(told: dict[str, Any]) -> None:
     for name, value in told["metadata"].items():
         table.add_row(_shown(name), _shown(value))
     for tool in told["tools"].values():
-        does = f"yes, as {tool['trigger']} ({tool['says']})" if tool["loads"] else f"no: {tool['says']}"
+        does = f"no: {tool['says']}"
+        if tool["loads"]:
+            note = f", {tool['note']}" if tool["note"] else ""
+            does = f"yes, as {tool['trigger']}{note} ({tool['says']})"
         table.add_row(tool["title"], _shown(does))
     Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
 
