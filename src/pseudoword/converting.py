@@ -216,7 +216,7 @@ def convert_one(
     if list(made.contents) != [path]:
         wanted = "a folder" if len(made.contents) > 1 else f"a {next(iter(made.contents)).suffix}"
         raise FormatError(f"For {targets[0]} {concepts[0].token!r} becomes {wanted}, not a {path.suffix}.")
-    return _written(files[0], targets[0], made, overwrite=overwrite)
+    return _written(files[0], targets[0], replace(made, renamed=""), overwrite=overwrite)  # you named it
 
 
 def _renamed(concepts: Sequence[Concept], token: str, file: Path) -> Concept:

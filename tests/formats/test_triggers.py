@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,8 +78,9 @@ def kohya(prompt: str, name: str) -> bool:
     prompt = prompt.split(" --")[0]
     prompt = re.sub(r"\{.+?\}", lambda match: match[0].strip("{}").split("|")[0], prompt)
     for part in prompt.split(" AND "):
-        if any(name in chunk for chunk, _ in weighted(part.replace("BREAK", "\\BREAK\\"))):
-            return True
+        for chunk, _ in weighted(part):
+            if any(name in piece for piece in chunk.split("BREAK")):  # which stands alone, wherever it is found
+                return True
     return False
 
 
@@ -185,7 +187,8 @@ def of(tool: str, name: str) -> triggers.Trigger:
         ("invokeai", "my-cat", "<my-cat>"),
         ("invokeai", "my cat_2", "<my cat_2>"),
         ("invokeai", "v1.5", "<v1.5>"),
-        *(("invokeai", name, "") for name in ("кот", "ünï", "cat(1)", "a+b", "don't", "<x>", "a,b", "a--b", "a- b", "a  b")),
+        *(("invokeai", name, "") for name in ("кот", "ünï", "cat(1)", "a+b", "don't", "<x>")),
+        *(("invokeai", name, "") for name in ("a,b", "a--b", "a- b", "a  b")),
         ("kohya", "my-cat", "my-cat"),
         ("kohya", "cat", "cat"),
         ("kohya", "cat(1)", r"cat\(1\)"),
@@ -252,7 +255,7 @@ def test_comfyui_is_told_an_ending_that_it_does_not_try(ending: str):
         ("<cat-toy>", "cat-toy"),
         ("<my_cat2>", "my_cat2"),
         ("<кот>", "kot-ti"),
-        ("<мой-кот>", "moi-kot"),
+        ("<мой-кот>", "moy-kot"),
         ("ünï-x", "uni-x"),
         ("<cat(1)>", "cat-1"),
         ("a+b", "a-b"),
@@ -285,7 +288,7 @@ def test_a_safe_stem_is_read_by_every_tool_as_it_is(token: str):
         trigger = of(tool, stem)
         assert trigger.text.removeprefix("embedding:").strip("<>") == stem
         assert not trigger.note
-        for prompt in (*PLAIN, "a ({}) b", "a {} . b", "({})", "[{}] b"):
+        for prompt in (*PLAIN, "a ({}) b", "a {} . b", "({})"):
             assert reads(prompt.replace("{}", trigger.text), stem), (tool, prompt)
 
 
@@ -304,9 +307,7 @@ def test_inspect_says_what_to_type_or_what_to_call_the_file(tmp_path: Path, caps
     assert tools["a1111"]["trigger"] == r"cat \(1\)"
     assert tools["a1111"]["note"] == "with spaces around it, as signs that touch are read as one"
     assert not tools["invokeai"]["loads"]
-    assert tools["invokeai"]["says"] == (
-        "knows no triggers but of a-z, A-Z, 0-9, spaces, and . , _ -; call it cat-1"
-    )
+    assert tools["invokeai"]["says"] == ("knows no triggers but of a-z, A-Z, 0-9, spaces, and . , _ -; call it cat-1")
     assert tools["comfyui"]["says"] == "ends a name after embedding: at a space, < or [; call it cat-1"
     assert cli.main(["inspect", str(path)]) == 0
     out = capsys.readouterr().out
@@ -319,9 +320,7 @@ def test_a_picture_is_called_as_it_says_and_not_as_its_file(tmp_path: Path):
     assert verdict.trigger == "my-cat"
 
 
-def test_convert_names_a_word_so_that_all_tools_read_it_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_convert_names_a_word_so_that_all_tools_read_it_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     source = tmp_path / "source"
     word("sd1", token="<кот>").save(source)
     output = tmp_path / "out"
@@ -351,9 +350,13 @@ def test_a_lora_has_a_word_under_its_safe_stem_or_the_one_that_it_was_under(
     both = tmp_path / "both.safetensors"
     assert cli.main(["convert", str(source), "--into", str(lora), "--output", str(both)]) == 0
     assert "has <кот> as kot-ti." in capsys.readouterr().out
-    assert {key for key in formats.open_file(both).values} == {"bundle_emb.kot-ti.string_to_param.*"}
-    formats.bundle_into(both, [Concept("<кот>", word("sd1").rows)], tmp_path / "again.safetensors")
-    assert len(formats.read_all(tmp_path / "again.safetensors")) == 1
+    tensors = safetensors.torch.load_file(both)
+    assert {key.split(".")[1] for key in tensors if key.startswith("bundle_emb.")} == {"kot-ti"}
+    earlier = {key.replace(".kot-ti.", ".кот."): tensor for key, tensor in tensors.items()}
+    safetensors.torch.save_file(earlier, both)
+    formats.bundle_into(both, [Concept("<кот>", word("sd1", 3).rows)], tmp_path / "again.safetensors")
+    [again] = formats.read_all(tmp_path / "again.safetensors")
+    assert again.num_vectors == 3
 
 
 def test_a_run_exports_a_word_under_its_safe_stem_and_keeps_an_export_that_it_has(tmp_path: Path):
@@ -361,7 +364,7 @@ def test_a_run_exports_a_word_under_its_safe_stem_and_keeps_an_export_that_it_ha
     exports = tmp_path / "exports"
     formats.write_exports(concept, tmp_path, ".safetensors")
     assert [path.name for path in exports.iterdir()] == ["kot-ti.safetensors"]
-    formats.write_file(word("sd1", seed=1, token="<кот>"), exports / "кот.safetensors", "kohya")  # an earlier version's
+    formats.write_file(word("sd1", 3, token="<кот>"), exports / "кот.safetensors", "kohya")  # an earlier version's
     written = formats.write_exports(concept, tmp_path, ".bin")
     assert {path.name for path in written} == {"kot-ti.bin", "кот.bin"}
     assert {path.name for path in exports.iterdir()} == {"kot-ti.bin", "кот.bin"}
