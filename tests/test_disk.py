@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from pseudoword import disk
+from pseudoword import disk, formats
+from pseudoword.concept import Concept
+from pseudoword.errors import PseudowordError, RunError
+from pseudoword.progress import Progress
+from pseudoword.run import Run
 
 
 class PowerCutError(Exception):
@@ -111,3 +120,144 @@ def test_what_an_earlier_death_left_under_the_temporary_names_is_in_nobodys_way(
         fill(tmp_path / name, "left")
     disk.write_folder(tmp_path / "kept", lambda folder: fill(folder, "c"))
     assert listing(tmp_path) == ["kept", "kept/c"]
+
+
+# What another program holds open, as virus scanners and synchronised folders do on Windows
+
+
+def sharing_violation(code: int = 32) -> PermissionError:
+    error = PermissionError(13, "The process cannot access the file because it is being used by another process")
+    error.winerror = code  # pyright: ignore[reportAttributeAccessIssue]
+    return error
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let waiting take no time; return the seconds that were waited, one by one."""
+    waited: list[float] = []
+    fake = SimpleNamespace(monotonic=lambda: sum(waited), sleep=waited.append)
+    monkeypatch.setattr(disk, "time", fake)
+    return waited
+
+
+def held(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, times: int, code: int = 32) -> list[str]:
+    """Let a way to change the disk fail as often as said for each path; return what it was asked for."""
+    works, asked = getattr(owner, name), list[str]()
+
+    def changed(path: Path, *args: Any, **options: Any) -> Any:
+        writes = name != "open" or "w" in str(args) or "a" in str(args)
+        if writes:
+            asked.append(str(path))
+            if asked.count(str(path)) <= times:
+                raise sharing_violation(code)
+        return works(path, *args, **options)
+
+    monkeypatch.setattr(owner, name, changed)
+    return asked
+
+
+WAYS = [(Path, "replace"), (Path, "open"), (shutil, "rmtree"), (Path, "unlink")]
+
+
+@pytest.mark.parametrize(("owner", "name"), WAYS[:2], ids=["replace", "open"])
+@pytest.mark.parametrize("code", [5, 32, 33])
+def test_a_file_that_is_held_open_for_a_moment_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], owner: Any, name: str, code: int
+):
+    disk.write(tmp_path / "a", "old")
+    with monkeypatch.context() as patched:
+        held(patched, owner, name, 2, code)
+        disk.write(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new"
+    assert len(clock) == 2
+    assert listing(tmp_path) == ["a"]
+
+
+def test_one_that_is_never_let_go_of_is_a_sentence_and_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+):
+    disk.write(tmp_path / "a", "old")
+    with monkeypatch.context() as patched:
+        held(patched, Path, "replace", 10**6)
+        message = (
+            r"^Another program holds '.*a' open, such as .*\. Close it, .* again; a run goes on with --resume latest\.$"
+        )
+        with pytest.raises(RunError, match=message), disk.writing(tmp_path):
+            disk.write(tmp_path / "a", "new")
+    assert 4 < sum(clock) <= disk.PATIENCE
+    assert (tmp_path / "a").read_text() == "old"
+    assert listing(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "No space left on device")])
+def test_what_does_not_pass_by_waiting_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], error: OSError
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(type(error), match=error.strerror):
+        disk.write(tmp_path / "a", "new")
+    assert clock == []
+
+
+def test_a_folder_that_cannot_take_the_others_place_leaves_it_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+):
+    path = tmp_path / "kept"
+    disk.write_folder(path, lambda folder: fill(folder, "a"))
+    replace = Path.replace
+
+    def fail(source: Path, to: Path) -> Path:
+        if to == path and "old" not in source.name:
+            raise sharing_violation()
+        return replace(source, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail)
+        with pytest.raises(disk.FileInUse):
+            disk.write_folder(path, lambda folder: fill(folder, "b"))
+    assert listing(tmp_path) == ["kept", "kept/a"]
+    assert clock
+
+
+def written(folder: Path) -> Callable[[], None]:
+    """Return what a run does to its folder: checkpoints, log, words, what is set aside, what is deleted."""
+    word = Concept("<cat-toy>", {"clip_l": np.ones((1, 768), np.float32)})
+
+    def work() -> None:
+        run = Run(folder)
+        for step in (1, 2, 2):
+            run.keep(step, {"rows": np.ones(3)}, {})
+            run.report(Progress(step, 2, {"<cat-toy>": 0.5}, 1e-3, 0.1))
+        run.rotate(1)
+        formats.write_folder(word, folder)
+        formats.write_exports(word, folder, ".bin")
+        formats.write_exports(word, folder, ".safetensors")
+        run._set_aside([folder / "log.jsonl"])
+        run.close()
+
+    return work
+
+
+@pytest.mark.parametrize(("owner", "name"), WAYS, ids=[name for _, name in WAYS])
+def test_nothing_that_a_run_does_to_its_folder_minds_files_that_are_held_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], owner: Any, name: str
+):
+    written(tmp_path / "plain")()
+    with monkeypatch.context() as patched:
+        asked = held(patched, owner, name, 1)
+        written(tmp_path / "held")()
+    assert asked
+    assert clock
+    assert listing(tmp_path / "held") == listing(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(("owner", "name"), WAYS[:2], ids=["replace", "open"])
+def test_a_run_whose_folder_is_held_for_good_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], owner: Any, name: str
+):
+    held(monkeypatch, owner, name, 10**6)
+    with pytest.raises(PseudowordError, match="Another program holds"):
+        written(tmp_path / "run")()

@@ -159,7 +159,7 @@ def convert(
         while waiting:
             yield _done(waiting.popleft())
     for half in halves:  # of an earlier conversion that was killed
-        half.unlink(missing_ok=True)
+        disk.remove(half)
 
 
 def _jobs(

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,7 +215,7 @@ class Run:
         for path in paths:
             to = aside / path.relative_to(self.folder) if path.is_relative_to(self.folder) else aside / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(to)
+            disk.move(path, to)
         own = [path.relative_to(self.folder) if path.is_relative_to(self.folder) else path for path in paths]
         names = ", ".join(path.as_posix() for path in own)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
@@ -246,7 +245,7 @@ class Run:
         """Delete the oldest checkpoints above the limit; after the newest is kept, so there is always one."""
         if limit is not None:
             for _, path in self.checkpoints()[:-limit]:
-                shutil.rmtree(path)
+                disk.remove_folder(path)
 
     # Log
 
@@ -259,8 +258,7 @@ class Run:
         line = {"step": progress.step, "loss": dict(progress.loss), "lr": progress.lr, "seconds": progress.seconds}
         line["fixed_draw_loss"] = dict(progress.fixed_draw_loss)
         line = {name: value for name, value in line.items() if value != {}}
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        disk.append(self.folder / "log.jsonl", json.dumps(line) + "\n")
 
     def failed(self) -> Mapping[str, str]:
         """Return why concepts were not learned, by token, as the newest checkpoint has it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pseudoword import card, engines, formats, hub, schedules
+from pseudoword import card, disk, engines, formats, hub, schedules
 from pseudoword.batch import Pair
 from pseudoword.concept import Concept
 from pseudoword.contracts import Engine, NonFiniteLoss
@@ -274,7 +274,8 @@ def _finish(run: Run, job: Job, words: Sequence[Concept], validator: Validator) 
         more = f" and {len(renamed) - SHOWN} more" if len(renamed) > SHOWN else ""
         log.info("In exports, for other tools' prompts: %s%s.", ", ".join(renamed[:SHOWN]), more)
     if job.recipe.output.full_pipeline:
-        job.family.with_words(words).save_pretrained(run.folder)
+        pipeline = job.family.with_words(words)
+        disk.patiently(run.folder, lambda: pipeline.save_pretrained(run.folder))
 
 
 def _write_word(job: Job, word: Concept, folder: Path) -> None:

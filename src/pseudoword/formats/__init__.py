@@ -113,7 +113,7 @@ def write_exports(concept: Concept, folder: Path, suffix: str) -> list[Path]:
     for stem in dict.fromkeys([safe_stem(concept.token), *earlier]):
         for other in SUFFIXES:
             if other != suffix:  # of another choice of safe_serialization
-                (exports / f"{stem}{other}").unlink(missing_ok=True)
+                disk.remove(exports / f"{stem}{other}")
         written.append(write_file(concept, exports / f"{stem}{suffix}", "kohya"))
     return written
 
@@ -263,7 +263,7 @@ def write_folder(concept: Concept, folder: Path, *, safetensors: bool = True) ->
     written = [path for name in names for path in write_each(concept, folder / name)]
     for name in files_in(folder):  # of another choice, or of a word for other encoders; readers would take it for newer
         if folder / name not in written:
-            (folder / name).unlink()
+            disk.remove(folder / name)
     for name, line in zip(TOLD_IN_FOLDER, (concept.token, concept.property), strict=True):
         disk.write(folder / name, line)
     return folder
