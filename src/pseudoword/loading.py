@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
-import threading
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +19,7 @@ from pseudoword import families, formats
 from pseudoword.concept import Concept, encoder_of_width
 from pseudoword.errors import TokenError
 from pseudoword.families import lending
-from pseudoword.vocabulary import Words
+from pseudoword.families.tokenizers import LOCK, RETURNED, Held, LendingTokenizer, drain, give_back, lending_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +43,7 @@ def load(pipeline: Any, *words: Source | Mapping[str, Source], strength: float |
     TokenError says for which base a word is if it is for another, or that its token is taken; FormatError what is wrong
     with a file.
     """
-    _drain()
+    drain()
     concepts = list(_concepts(words))
     parts = _parts(pipeline)
     for concept in concepts:
@@ -78,7 +75,7 @@ def lend(pipeline: Any, *words: Source | Mapping[str, Source], strength: float |
     own.__dict__["scheduler"] = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     loaded = load(own, *words, strength=strength)
     own.__dict__["words"] = loaded.tokens
-    weakref.finalize(own, _RETURNED.append, loaded.held)
+    weakref.finalize(own, RETURNED.append, loaded.held)
     return own
 
 
@@ -89,7 +86,7 @@ class Loaded:
         self._pipeline = weakref.ref(pipeline)
         self.tokens = [concept.token for concept in concepts]
         """How prompts call the words."""
-        self.held: list[_Held] = []
+        self.held: list[Held] = []
         """What is to be given back."""
 
     def inherit(self, part: _Part) -> None:
@@ -97,32 +94,34 @@ class Loaded:
         pipeline = self._pipeline()
         assert pipeline is not None
         had = getattr(pipeline, part.tokenizer_name)
-        if isinstance(had, _Lending) and had.owner() is pipeline:
+        if isinstance(had, LendingTokenizer) and had.owner() is pipeline:
             return
-        with _LOCK:
-            pipeline.__dict__[part.tokenizer_name] = _lending(had, part, pipeline)  # past diffusers' recording setter
-            if isinstance(had, _Lending) and had.lender is not None:
+        size = part.text_encoder.get_input_embeddings().num_embeddings
+        with LOCK:
+            reading = lending_tokenizer(had, size, pipeline)
+            pipeline.__dict__[part.tokenizer_name] = reading  # past diffusers' recording setter
+            if isinstance(had, LendingTokenizer) and had.lender is not None:
                 for token, ids in had.words.ids.items():
                     self.hold(part, token, had.lender.rows_of(ids))
 
     def hold(self, part: _Part, token: str, rows: Float[np.ndarray, "vectors width"]) -> None:
         """Lend one word to one text encoder."""
         tokenizer = getattr(self._pipeline(), part.tokenizer_name)
-        with _LOCK:
+        with LOCK:
             tokenizer.words.check(token, len(rows))
             lender, ids = lending.lend(part.text_encoder, tokenizer.eos_token_id, rows)
             tokenizer.words.add(token, ids)
             tokenizer.lender = lender
-        self.held.append(_Held(tokenizer.words, token, lender, ids))
+        self.held.append(Held(tokenizer.words, token, lender, ids))
 
     def unload(self) -> None:
         """Give every word back; the pipeline is what it was before. Doing so again does nothing."""
-        _drain()
-        _give_back(self.held)
+        drain()
+        give_back(self.held)
         pipeline = self._pipeline()
         for name, _ in PAIRS if pipeline is not None else ():
             tokenizer = getattr(pipeline, name, None)
-            while isinstance(tokenizer, _Lending) and not tokenizer.words.rows_lent:
+            while isinstance(tokenizer, LendingTokenizer) and not tokenizer.words.rows_lent:
                 tokenizer = pipeline.__dict__[name] = tokenizer.before
 
     def __enter__(self) -> Loaded:
@@ -132,33 +131,6 @@ class Loaded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.unload()
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A word that one text encoder has been lent."""
-
-    words: Words
-    token: str
-    lender: lending.Lender
-    ids: Sequence[int]
-
-
-_RETURNED: deque[list[_Held]] = deque()
-"""What lent pipelines held that are gone; a finalizer may run even where a lock is held, so it only notes it."""
-
-
-def _drain() -> None:
-    while _RETURNED:
-        _give_back(_RETURNED.popleft())
-
-
-def _give_back(held: list[_Held]) -> None:
-    while held:
-        one = held.pop()
-        with _LOCK:
-            one.words.give_back(one.token)
-            lending.give_back(one.lender, one.ids)
 
 
 # What is lent
@@ -260,134 +232,3 @@ def _check_vae(pipeline: Any) -> None:
 
 def _told(widths: Mapping[str, int]) -> str:
     return ", ".join(f"{encoder} of width {width}" for encoder, width in widths.items())
-
-
-# How prompts are read
-
-_LOCK = threading.RLock()
-"""Held while words change and while a tokenizer works: transformers' are not made for several threads."""
-_PRIVATE: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-"""Copies of tokenizers that only we use."""
-PLAIN_OPTIONS = {"add_special_tokens", "padding", "truncation", "max_length", "return_tensors", "padding_side"}
-PLAIN_OPTIONS |= {"return_attention_mask", "pad_to_multiple_of", "verbose"}
-
-
-class _Lending:
-    """Over a tokenizer's own class: prompts with learned words are read by ids, all others as they were."""
-
-    words: Words
-    before: Any
-    """The tokenizer that the pipeline had."""
-    owner: Callable[[], Any]
-    """The pipeline that it was made for; others of the same parts may hold it too."""
-    lender: lending.Lender | None
-
-    def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
-        tokenizer: Any = super()
-        with _LOCK:
-            _drain()
-            texts = [text] if isinstance(text, str) else text
-            known = isinstance(texts, (list, tuple)) and all(isinstance(one, str) for one in texts)
-            read = [self.words.expand(one) for one in texts] if known else []
-            if not any(spans for _, spans in read):
-                return tokenizer.__call__(text, *args, **options)
-            options |= {f"argument {i + 2}": value for i, value in enumerate(args)}
-            if unknown := sorted(name for name in options.keys() - PLAIN_OPTIONS if options[name]):
-                raise TokenError(
-                    f"Prompts with learned words are read without {', '.join(unknown)}; leave these options out."
-                )
-            rows = [self._whole(one, body, spans, options) for one, (body, spans) in zip(texts, read, strict=True)]
-            names = ("max_length", "return_tensors", "padding_side", "return_attention_mask", "pad_to_multiple_of")
-            more = {name: options[name] for name in names if options.get(name) is not None}
-            if isinstance(text, str) and "return_tensors" not in more:
-                rows = rows[0]
-            return tokenizer.pad({"input_ids": rows}, padding=options.get("padding", False), **more)
-
-    def add_tokens(self, *tokens: Any, **options: Any) -> int:
-        """Refuse: a new token's id would be a word's."""
-        raise TokenError(
-            "Words are loaded into this tokenizer; unload them before you add tokens or load words in another way, and "
-            "load them again after."
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Return a copy of the plain tokenizer: words are the pipeline's that they were loaded into."""
-        return copy.deepcopy(_plain(self), memo)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Let the plain tokenizer be pickled."""
-        del protocol
-        return _plain, (_plain(self),)
-
-    def encode(self, text: Any, *args: Any, **options: Any) -> Any:
-        """Return the ids of one text."""
-        return self(text, *args, **options).input_ids
-
-    def _encode_plus(self, *args: Any, **options: Any) -> Any:
-        """Through this go all of the class's own ways to read text, and no other while one does."""
-        tokenizer: Any = super()
-        with _LOCK:
-            return tokenizer._encode_plus(*args, **options)
-
-    def _whole(self, text: str, body: list[int], spans: Sequence[Any], options: Mapping[str, Any]) -> list[int]:
-        """Return a prompt's ids with start and end, cut if that is asked for; says which words the cut falls into."""
-        tokenizer: Any = self
-        ends = 2 if options.get("add_special_tokens", True) else 0
-        if options.get("truncation") not in (None, False, "do_not_truncate"):
-            room = (options.get("max_length") or tokenizer.model_max_length) - ends
-            cut = [span.word for span in spans if span.end > room]
-            if cut:
-                log.warning("Cut off at %d tokens: %s in %r", room + ends, ", ".join(cut), text)
-            body = body[:room]
-        return [tokenizer.bos_token_id, *body, tokenizer.eos_token_id] if ends else body
-
-    def decode(self, token_ids: Any, *args: Any, **options: Any) -> Any:
-        """Return ids as text, learned rows by their words' tokens."""
-        tokenizer: Any = super()
-        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-        if ids and isinstance(ids, list) and isinstance(ids[0], list):
-            return [self.decode(own, *args, **options) for own in ids]
-        with _LOCK:
-            if isinstance(ids, int) or all(i < self.words.size for i in ids):
-                return tokenizer.decode(token_ids, *args, **options)
-            names, pieces, plain = self.words.tokens_by_id, [], []
-            for i in [*ids, None]:
-                if i is not None and i < self.words.size:
-                    plain.append(i)
-                    continue
-                pieces += [tokenizer.decode(plain, *args, **options)] if plain else []
-                pieces += [names.get(i, "")] if i is not None else []
-                plain = []
-            return " ".join(pieces)
-
-    def batch_decode(self, sequences: Any, *args: Any, **options: Any) -> list[str]:
-        """Return each of several sequences of ids as text."""
-        return [self.decode(ids, *args, **options) for ids in sequences]
-
-
-def _lending(had: Any, part: _Part, owner: Any) -> Any:
-    """Return a tokenizer that reads words in place of the one that a pipeline had, over a copy of the plain one."""
-    own = _plain(had)
-    with _LOCK:
-        private = _PRIVATE.get(own)
-        if private is None or len(private) != len(own):  # tokens were added to it since
-            private = _PRIVATE[own] = copy.deepcopy(own)
-        tokenizer = copy.copy(private)
-        tokenizer.__class__ = _over(type(private))
-        size = part.text_encoder.get_input_embeddings().num_embeddings
-        tokenizer.__dict__ |= {"words": Words(private, size), "before": had, "owner": weakref.ref(owner)}
-        tokenizer.__dict__["lender"] = None
-        return tokenizer
-
-
-def _plain(tokenizer: Any) -> Any:
-    """Return the tokenizer that was there before any that reads words."""
-    while isinstance(tokenizer, _Lending):
-        tokenizer = tokenizer.before
-    return tokenizer
-
-
-@functools.cache
-def _over(kind: type) -> type:
-    """Return a tokenizer's class with `_Lending` over it, under its own name, by which it is saved."""
-    return type(kind.__name__, (_Lending, kind), {"__module__": kind.__module__})

@@ -29,7 +29,7 @@ from PIL import Image
 import pseudoword
 from pseudoword import Concept
 from pseudoword.errors import TokenError
-from pseudoword.families import lending
+from pseudoword.families import lending, tokenizers
 from pseudoword.families.sdxl import miniature as xl
 from pseudoword.families.sdxl.torch import StableDiffusionXL
 from pseudoword.recipe import BaseModel
@@ -109,7 +109,7 @@ def test_any_mixture_is_read_as_a_scanner_of_characters_reads_it(
         order.shuffle(loaded)
         for one in loaded:
             one.unload()
-    assert not isinstance(sd.tokenizer, pseudoword.loading._Lending)
+    assert not isinstance(sd.tokenizer, tokenizers.LendingTokenizer)
 
 
 def test_a_prompt_that_is_too_long_is_cut_as_ever_and_words_in_the_cut_are_named(
@@ -119,7 +119,7 @@ def test_a_prompt_that_is_too_long_is_cut_as_ever_and_words_in_the_cut_are_named
     with pseudoword.load(sd, word(vectors=3)):
         whole, cut, gone = (f"{'a ' * count}<cat-toy>" for count in (72, 73, 80))
         embeds = [sd.encode_prompt(text, torch.device("cpu"), 1, False)[0] for text in (whole, cut, gone)]
-    said = [record.message for record in caplog.records if record.name == "pseudoword.loading"]
+    said = [record.message for record in caplog.records if record.name == "pseudoword.families.tokenizers"]
     assert said == [f"Cut off at 77 tokens: <cat-toy> in {text!r}" for text in (cut, gone)]
     assert all(embed.shape == (1, 77, 32) for embed in embeds)
     theirs = [record.message for record in caplog.records if "truncated" in record.message]
