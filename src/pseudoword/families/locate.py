@@ -24,7 +24,7 @@ MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusi
 """Hub repositories that were deleted and where their files are now."""
 FILES = ["*.json", "*.txt"]
 """What of a model on the Hub is its configuration."""
-ANSWER = 5.0
+ANSWER = 4.0
 """Seconds that the Hub has to answer; its client by itself tries for more than a minute."""
 
 
@@ -174,9 +174,11 @@ def _ask_hub(model: str, revision: str | None) -> None:
     asking.start()
     asking.join(ANSWER)
     if asking.is_alive():
-        raise ConnectionError from TimeoutError()
-    if errors:
-        raise errors[0] if isinstance(errors[0], OSError) else ConnectionError() from errors[0]
+        errors = [TimeoutError()]
+    if errors and isinstance(errors[0], OSError):
+        raise errors[0]
+    if errors:  # the client's transport has errors of its own
+        raise ConnectionError from errors[0]
 
 
 def _refused_by_hub(base: BaseModel) -> Exception | None:
