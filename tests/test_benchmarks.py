@@ -94,6 +94,15 @@ def test_the_page_and_the_baseline_give_the_same_numbers():
     assert f"({np.sqrt(np.mean(list(variances.values()))):.3f} over all four)" in page
 
 
+def test_what_many_words_cost_is_measured_small_too(tmp_path: Path):
+    run(BENCHMARKS / "loading_many.py", "--words", "3", "--output", tmp_path / "many.json")
+    [small] = json.loads((tmp_path / "many.json").read_text())["milliseconds"]
+    [*_, kept] = json.loads((BENCHMARKS / "results" / "loading_many.json").read_text())["milliseconds"]
+    assert small.keys() == kept.keys()
+    assert kept["load_a_word"] < 1
+    assert kept["load_a_word_one_by_one"] < 1
+
+
 def test_what_lending_costs_is_measured_small_too(tmp_path: Path):
     run(BENCHMARKS / "lending.py", "--small", "--rounds", "2", "--output", tmp_path / "lending.json")
     told = json.loads((tmp_path / "lending.json").read_text())

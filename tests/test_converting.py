@@ -77,9 +77,11 @@ def test_each_word_is_converted_and_what_fails_does_not_stop_the_others(library:
     assert [(one.source.name, one.target) for one in found if one.error] == [("broken.pt", "")]
     assert "is a damaged PyTorch file" in found[0].error
     written = sorted(names([path for one in found for path in one.written], tmp_path / "out"))
-    tokens = ["loose", "old", "run", "shown", "xl"]
+    tokens = ["loose-ti", "old-ti", "run-ti", "shown-ti", "xl-ti"]
     assert written == sorted(
-        [f"comfyui/{t}.safetensors" for t in tokens] + [f"a1111/{t}.pt" for t in tokens[:-1]] + ["a1111/xl.safetensors"]
+        [f"comfyui/{t}.safetensors" for t in tokens]
+        + [f"a1111/{t}.pt" for t in tokens[:-1]]
+        + ["a1111/xl-ti.safetensors"]
     )
     again = list(convert(sources([library]), ["comfyui", "a1111"], tmp_path / "out"))
     assert all(one.was_there for one in again if one.written)
@@ -170,7 +172,7 @@ def test_words_of_one_name_are_numbered_and_other_files_are_not_overwritten(tmp_
 
 def test_a_word_is_renamed_and_several_cannot_be(tmp_path: Path, library: Path):
     [one] = convert([library / "loose.safetensors"], ["kohya"], tmp_path / "out", token="<new>")
-    assert (one.written[0].name, formats.read(one.written[0]).token) == ("new.safetensors", "<new>")
+    assert (one.written[0].name, formats.read(one.written[0]).token) == ("new-ti.safetensors", "<new>")
     with pytest.raises(FormatError, match=r"2 files are named, and their words cannot all be called '<x>'\.$"):
         list(convert([library / "loose.safetensors"] * 2, ["kohya"], tmp_path / "out", token="<x>"))
     values = {"string_to_param": {"a": torch.ones(1, 768), "b": torch.ones(1, 768)}, "string_to_token": {}}
@@ -178,7 +180,7 @@ def test_a_word_is_renamed_and_several_cannot_be(tmp_path: Path, library: Path):
     [refused] = convert([tmp_path / "two.pt"], ["kohya"], tmp_path / "out", token="<new>")
     assert refused.error.endswith("two.pt holds 2 words, which cannot all be called '<new>'.")
     split = list(convert([tmp_path / "two.pt"], ["kohya"], tmp_path / "out"))
-    assert [path.name for one in split for path in one.written] == ["a.safetensors", "b.safetensors"]
+    assert [path.name for one in split for path in one.written] == ["a-ti.safetensors", "b-ti.safetensors"]
 
 
 @pytest.mark.parametrize("token", ["../../evil", "/etc/evil", "..", "a\\b", "C:evil", "." * 50, "~"])
@@ -204,16 +206,17 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_the_command_says_what_became_of_each(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     code, out, err = run(capsys, library, "--to", "comfyui, original", "--output", tmp_path / "out")
     assert code == 1
-    assert f"{tmp_path}/out/comfyui/run.safetensors: in prompts embedding:run\n" in out
+    line = "in prompts embedding:run-ti; it is called run-ti, which every tool reads in prompts\n"
+    assert f"{tmp_path}/out/comfyui/run-ti.safetensors: {line}" in out
     setting = "set num_vectors_per_token in configs/stable-diffusion/v1-inference.yaml to 2"
-    assert f"original/run.pt: in prompts *; it does not hold token (<run>), steps (10); {setting}\n" in out
+    assert f"original/run-ti.pt: in prompts *; it does not hold token (<run>), steps (10); {setting}\n" in out
     assert (
         "error: the original can have no file of '<xl>', which is for clip_l, clip_g: it holds rows of one text" in err
     )
     assert out.endswith("9 written, 0 were there already, 2 could not be converted.\n")
     code, out, err = run(capsys, library / "loose.safetensors", "--to", "kohya", "--output", tmp_path / "out", "--json")
     assert code == 0
-    assert json.loads(out)["trigger"] == "loose"
+    assert json.loads(out)["trigger"] == "loose-ti"
 
 
 def test_the_command_writes_one_file_under_a_given_name(
@@ -253,7 +256,7 @@ def test_the_command_bundles_words_with_a_lora(tmp_path: Path, library: Path, ca
     lora, new = tmp_path / "lora.safetensors", tmp_path / "new.safetensors"
     safetensors.torch.save_file({"lora_unet_x.lora_up.weight": torch.ones(2, 2)}, lora)
     code, out, _ = run(capsys, library / "loose.safetensors", library / "xl", "--into", lora, "--output", new)
-    assert (code, out) == (0, f"{new} has <loose>, <xl>.\n")
+    assert (code, out) == (0, f"{new} has <loose> as loose-ti, <xl> as xl-ti.\n")
     assert [concept.token for concept in formats.read_all(new)] == ["<loose>", "<xl>"]
 
 
@@ -286,4 +289,4 @@ def test_whoever_reads_the_output_may_have_enough(library: Path, tmp_path: Path)
     child.stdout.close()
     _, err = child.communicate(timeout=60)
     assert "Cannot write" not in err
-    assert (tmp_path / "out" / "kohya" / "loose.safetensors").is_file()
+    assert (tmp_path / "out" / "kohya" / "loose-ti.safetensors").is_file()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pseudoword import Concept, cli, disk
-from pseudoword.errors import RecipeError
+from pseudoword import cli, disk, formats
+from pseudoword.concept import Concept
+from pseudoword.errors import PseudowordError, RecipeError, RunError
+from pseudoword.progress import Progress
+from pseudoword.run import Run
 
 
 class PowerCutError(Exception):
@@ -150,65 +155,145 @@ def test_commands_make_folders_with_dots(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(path.name for path in Path("world-0.3").iterdir()) == ["0.png", "1.png"]
     Concept("<toy>", {"clip_l": np.ones((1, 768))}).save("toy.safetensors")
     assert cli.main(["convert", "toy.safetensors", "--to", "comfyui", "--output", "made-0.3"]) == 0
-    assert Path("made-0.3/comfyui/toy.safetensors").is_file()
+    assert Path("made-0.3/comfyui/toy-ti.safetensors").is_file()
 
 
-WAYS = ("replace", "unlink", "open", "rmtree")
+# What another program holds open, as virus scanners and synchronised folders do on Windows
 
 
-def held(times: int, monkeypatch: pytest.MonkeyPatch, winerror: int | None, ways: Collection[str] = WAYS) -> list[str]:
-    """Let these ways to change files fail so many times each, as Windows does while another program holds a file."""
-    tries: list[str] = []
-
-    def failing(name: str, kind: object, real: Callable[..., object]) -> None:
-        def action(*args: object, **options: object) -> object:
-            if name == "open" and args[1:2] == ("rb",):
-                return real(*args, **options)
-            tries.append(name)
-            if tries.count(name) <= times:
-                error = PermissionError(13, "Access is denied")
-                error.winerror = winerror  # pyright: ignore[reportAttributeAccessIssue]
-                raise error
-            return real(*args, **options)
-
-        monkeypatch.setattr(kind, name, action)
-
-    for way in ways:
-        owner = shutil if way == "rmtree" else Path
-        failing(way, owner, getattr(owner, way))
-    monkeypatch.setattr(disk.time, "sleep", lambda seconds: None)
-    return tries
+def sharing_violation(code: int = 32) -> PermissionError:
+    error = PermissionError(13, "The process cannot access the file because it is being used by another process")
+    error.winerror = code  # pyright: ignore[reportAttributeAccessIssue]
+    return error
 
 
-@pytest.mark.parametrize("winerror", disk.BUSY)
-def test_a_file_that_another_program_holds_is_tried_again(
-    winerror: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "old").mkdir()
-    tries = held(2, monkeypatch, winerror)
-    disk.write(tmp_path / "file", "text")
-    disk.rename(tmp_path / "file", tmp_path / "other")
-    disk.remove(tmp_path / "old")
-    assert listing(tmp_path) == ["other"]
-    assert (tmp_path / "other").read_bytes() == b"text"
-    assert all(tries.count(way) > 2 for way in WAYS)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let waiting take no time; return the seconds that were waited, one by one."""
+    waited: list[float] = []
+    fake = SimpleNamespace(monotonic=lambda: sum(waited), sleep=waited.append)
+    monkeypatch.setattr(disk, "time", fake)
+    return waited
 
 
-def test_a_file_that_stays_held_is_told_in_a_sentence_and_the_old_one_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk.write(tmp_path / "file", "old")
-    with monkeypatch.context() as patch:
-        tries = held(10**6, patch, 32, ["replace"])
-        with pytest.raises(PermissionError, match="another program holds it, such as a virus scanner"):
-            disk.write(tmp_path / "file", "new")
-    assert len(tries) == len(disk.DELAYS) + 1
-    assert listing(tmp_path) == ["file"]
-    assert (tmp_path / "file").read_text() == "old"
+def held(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, times: int, code: int = 32) -> list[str]:
+    """Let a way to change the disk fail as often as said for each path; return what it was asked for."""
+    works, asked = getattr(owner, name), list[str]()
+
+    def changed(path: Path, *args: Any, **options: Any) -> Any:
+        writes = name != "open" or "w" in str(args) or "a" in str(args)
+        if writes:
+            asked.append(str(path))
+            if asked.count(str(path)) <= times:
+                raise sharing_violation(code)
+        return works(path, *args, **options)
+
+    monkeypatch.setattr(owner, name, changed)
+    return asked
 
 
-def test_a_file_that_may_not_be_written_at_all_fails_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = held(10**6, monkeypatch, None)
-    with pytest.raises(PermissionError, match="Access is denied"):
-        disk.rename(tmp_path / "a", tmp_path / "b")
-    assert tries == ["replace"]
+WAYS = [(Path, "replace"), (Path, "open"), (shutil, "rmtree"), (Path, "unlink")]
+
+
+@pytest.mark.parametrize(("owner", "name"), WAYS[:2], ids=["replace", "open"])
+@pytest.mark.parametrize("code", [5, 32, 33])
+def test_a_file_that_is_held_open_for_a_moment_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], owner: Any, name: str, code: int
+):
+    disk.write(tmp_path / "a", "old")
+    with monkeypatch.context() as patched:
+        held(patched, owner, name, 2, code)
+        disk.write(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new"
+    assert len(clock) == 2
+    assert listing(tmp_path) == ["a"]
+
+
+def test_one_that_is_never_let_go_of_is_a_sentence_and_the_old_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+):
+    disk.write(tmp_path / "a", "old")
+    with monkeypatch.context() as patched:
+        held(patched, Path, "replace", 10**6)
+        message = (
+            r"^Another program holds '.*a' open, such as .*\. Close it, .* again; a run goes on with --resume latest\.$"
+        )
+        with pytest.raises(RunError, match=message), disk.writing(tmp_path):
+            disk.write(tmp_path / "a", "new")
+    assert 4 < sum(clock) <= disk.PATIENCE
+    assert (tmp_path / "a").read_text() == "old"
+    assert listing(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(28, "No space left on device")])
+def test_what_does_not_pass_by_waiting_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], error: OSError
+):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(type(error), match=error.strerror):
+        disk.write(tmp_path / "a", "new")
+    assert clock == []
+
+
+def test_a_folder_that_cannot_take_the_others_place_leaves_it_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+):
+    path = tmp_path / "kept"
+    disk.write_folder(path, lambda folder: fill(folder, "a"))
+    replace = Path.replace
+
+    def fail(source: Path, to: Path) -> Path:
+        if to == path and "old" not in source.name:
+            raise sharing_violation()
+        return replace(source, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", fail)
+        with pytest.raises(disk.FileInUse):
+            disk.write_folder(path, lambda folder: fill(folder, "b"))
+    assert listing(tmp_path) == ["kept", "kept/a"]
+    assert clock
+
+
+def written(folder: Path) -> Callable[[], None]:
+    """Return what a run does to its folder: checkpoints, log, words, what is set aside, what is deleted."""
+    word = Concept("<cat-toy>", {"clip_l": np.ones((1, 768), np.float32)})
+
+    def work() -> None:
+        run = Run(folder)
+        for step in (1, 2, 2):
+            run.keep(step, {"rows": np.ones(3)}, {})
+            run.report(Progress(step, 2, {"<cat-toy>": 0.5}, 1e-3, 0.1))
+        run.rotate(1)
+        formats.write_folder(word, folder)
+        formats.write_exports(word, folder, ".bin")
+        formats.write_exports(word, folder, ".safetensors")
+        run.set_aside([folder / "log.jsonl"])
+        run.close()
+
+    return work
+
+
+@pytest.mark.parametrize(("owner", "name"), WAYS, ids=[name for _, name in WAYS])
+def test_nothing_that_a_run_does_to_its_folder_minds_files_that_are_held_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], owner: Any, name: str
+):
+    written(tmp_path / "plain")()
+    with monkeypatch.context() as patched:
+        asked = held(patched, owner, name, 1)
+        written(tmp_path / "held")()
+    assert asked
+    assert clock
+    assert listing(tmp_path / "held") == listing(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(("owner", "name"), WAYS[:2], ids=["replace", "open"])
+def test_a_run_whose_folder_is_held_for_good_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float], owner: Any, name: str
+):
+    held(monkeypatch, owner, name, 10**6)
+    with pytest.raises(PseudowordError, match="Another program holds"):
+        written(tmp_path / "run")()

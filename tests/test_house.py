@@ -56,6 +56,7 @@ NEED_TORCH = (
     "families/memory.py",
     "families/parts.py",
     "families/samplers.py",
+    "families/tokenizers.py",
     "families/weights.py",
     "engines/switches.py",
     "engines/torch_engine.py",

@@ -46,7 +46,6 @@ PARTS = {
 NOT_ON_THE_PAGE = {
     ("src/pseudoword/cli.py", "ended"): "a caught error's own sentence, printed as it is",
     ("src/pseudoword/watch.py", "wrapped(self.format(record))"): "what was logged, listed where it is said",
-    ("src/pseudoword/disk.py", "error.errno"): "what stands after 'Cannot write to …:', in place of the system's words",
     ("src/pseudoword/data/folder.py", "str(error)"): "what the system says of a file",
     ("src/pseudoword/data/folder.py", "str(error) or type(error).__name__"): "what Pillow says of a broken file",
     ("src/pseudoword/engines/torch_engine.py", "reasons"): "made in steps.reason, where they are read",
@@ -58,6 +57,8 @@ NOT_ON_THE_PAGE = {
     ): "an error's own sentence, if the error cannot be sent",
     ("src/pseudoword/job.py", "failed"): "a caught error's own sentence, once the other processes know of it",
     ("src/pseudoword/engines/torch_engine.py", "outcome[0]"): "the main process' error, raised on the others too",
+    ("src/pseudoword/families/locate.py", "ConnectionError"): "becomes a sentence in those who ask the Hub",
+    ("src/pseudoword/families/locate.py", "errors[0]"): "the client's own error, which becomes a sentence there too",
     ("src/pseudoword/families/locate.py", "str(refusal)"): "made in _refused_by_hub, where it is read",
     ("src/pseudoword/formats/__init__.py", "f'{path}: {error}'"): "a TokenError's own sentence, with the file's name",
     ("src/pseudoword/flax_models/noise.py", "no timesteps, or a variance below zero"): "in brackets there",

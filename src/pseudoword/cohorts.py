@@ -203,7 +203,7 @@ def settle(several: Sequence[Cohort], family: str | None) -> None:
         if in_the_way := word_files(there):
             run.set_aside(in_the_way)
         for path in moving:
-            disk.rename(path, there / path.name)
+            disk.move(path, there / path.name)
         if folder != home:
             disk.remove(folder / "recipe.toml")
     write_recipe(recipe, home)

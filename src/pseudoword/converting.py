@@ -56,6 +56,10 @@ class Outcome:
     """How the word is written in the tool's prompts."""
     needs: str = ""
     """What has to be set in the tool first."""
+    note: str = ""
+    """How the trigger is written, where that is not plain."""
+    renamed: str = ""
+    """What the word is called now, where that is not its token without brackets."""
     error: str = ""
     was_there: bool = False
     """Whether the very file was there already, as after a conversion that was killed."""
@@ -177,7 +181,7 @@ def _jobs(
             yield Outcome(file, error=first_line(error))
             continue
         for concept in concepts:
-            stem = _free(folder, formats.stem_of(concept.token), taken)
+            stem = _free(folder, formats.safe_stem(concept.token), taken)
             yield from ((file, concept, target, folder / target / stem) for target in targets)
 
 
@@ -217,7 +221,7 @@ def convert_one(
     if list(made.contents) != [path]:
         wanted = "a folder" if len(made.contents) > 1 else f"a {next(iter(made.contents)).suffix}"
         raise FormatError(f"For {targets[0]} {concepts[0].token!r} becomes {wanted}, not a {path.suffix}.")
-    return _written(files[0], targets[0], made, overwrite=overwrite)
+    return _written(files[0], targets[0], replace(made, renamed=""), overwrite=overwrite)  # you named it
 
 
 def _renamed(concepts: Sequence[Concept], token: str, file: Path) -> Concept:
@@ -244,6 +248,8 @@ class _Made:
     lost: tuple[str, ...]
     trigger: str
     needs: str
+    note: str
+    renamed: str
 
 
 def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
@@ -259,9 +265,16 @@ def _made(concept: Concept, target: str, place: Path, dtype: str) -> _Made:
         raise FormatError(f"{concept.token!r} cannot be written for {target}: it would be read as {len(after)} words.")
     tool = TOOLS[TARGETS[target].tool]
     verdict = tool.verdict(opened, first.name)
+    if verdict.rename:
+        raise FormatError(
+            f"{tool.title} would load {first.name}, but not read its name in prompts: it {verdict.says}{first.suffix}."
+        )
     if not verdict.loads:
         raise FormatError(f"{tool.title} would not load {concept.token!r} in any file: it {verdict.says}.")
-    return _Made(contents, tuple(differences(concept, after[0])), verdict.trigger, verdict.needs)
+    goes_by_file = target not in ("diffusers", "onetrainer", "original")
+    renamed = place.name if goes_by_file and place.name != formats.plain_name(concept.token) else ""
+    lost = tuple(differences(concept, after[0]))
+    return _Made(contents, lost, verdict.trigger, verdict.needs, verdict.note, renamed)
 
 
 def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcome:
@@ -273,7 +286,17 @@ def _written(file: Path, target: str, made: _Made, *, overwrite: bool) -> Outcom
     for path, content in missing.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.write(path, content)
-    return Outcome(file, target, tuple(made.contents), made.lost, made.trigger, made.needs, was_there=not missing)
+    return Outcome(
+        file,
+        target,
+        tuple(made.contents),
+        made.lost,
+        made.trigger,
+        needs=made.needs,
+        note=made.note,
+        renamed=made.renamed,
+        was_there=not missing,
+    )
 
 
 def contents_for(concept: Concept, target: str, place: Path, dtype: str) -> dict[Path, bytes]:

@@ -6,22 +6,55 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from pseudoword.errors import RecipeError
+from pseudoword.errors import RecipeError, RunError
 
-T = TypeVar("T")
-HELD = "another program holds it, such as a virus scanner or one that synchronises the folder"
-"""What is said after `Cannot write to …:` in place of the system's own words."""
 TEMPORARY = ".tmp-"
-BUSY = (5, 32, 33)
-"""Windows' errors while another program holds a file: access denied, sharing violation, lock violation."""
-DELAYS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Seconds between tries. A virus scanner or a program that synchronises a folder lets go of a file within them."""
+PATIENCE = 5.0
+"""Seconds in which a file that another program holds open is tried again."""
+HOLDS = (5, 32, 33, 145)
+"""Windows' errors while another program, such as a virus scanner or a synchronised folder, has a file open: access
+denied, sharing violation, lock violation; and a folder not empty, as what was deleted in it is still open."""
+
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
 """How a name ends that a person means as an image."""
+T = TypeVar("T")
+
+
+class FileInUse(RunError, OSError):
+    """A file that another program did not let go of, with what to do."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.strerror = sentence
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def patiently(path: Path, do: Callable[[], T]) -> T:
+    """Return what `do` returns with a file, tried again for a few seconds while another program holds the file open.
+
+    FileInUse if it never lets go. Any other error is raised at once, as it does not pass by waiting.
+    """
+    ends, wait = time.monotonic() + PATIENCE, 0.02
+    while True:
+        try:
+            return do()
+        except OSError as error:
+            if getattr(error, "winerror", None) not in HOLDS:
+                raise
+            if time.monotonic() + wait > ends:
+                raise FileInUse(
+                    f"Another program holds {str(path)!r} open, such as a virus scanner or a synchronised folder "
+                    f"({error.strerror}). Close it, or write to a folder that it leaves alone, and give the command "
+                    "again; a run goes on with --resume latest."
+                ) from error
+        time.sleep(wait)
+        wait = min(2 * wait, 0.5)
 
 
 def means_file(path: Path, endings: Collection[str]) -> bool:
@@ -47,41 +80,10 @@ def writing(folder: Path) -> Iterator[None]:
         raise RecipeError(f"{str(folder)!r} is a file, but a folder is to be written; name another.")
     try:
         yield
-    except BrokenPipeError:  # of the output on the screen
+    except (BrokenPipeError, FileInUse):  # of the output on the screen; what is said already
         raise
     except OSError as error:
         raise RecipeError(f"Cannot write to the folder {str(folder)!r}: {error.strerror}.") from error
-
-
-def patiently(action: Callable[[], T], path: Path) -> T:
-    """Carry out an action on a file or folder, and again for some seconds while another program holds it (Windows).
-
-    PermissionError says so and names the path if it still does. Other errors are raised at once.
-    """
-    delays = iter(DELAYS)
-    while True:
-        try:
-            return action()
-        except PermissionError as error:
-            delay = next(delays, None)
-            if getattr(error, "winerror", None) not in BUSY:
-                raise
-            if delay is None:
-                raise PermissionError(error.errno, HELD, str(path)) from error
-            time.sleep(delay)
-
-
-def rename(path: Path, to: Path) -> None:
-    """Give a file or folder another name; a file that has it already is replaced."""
-    patiently(lambda: path.replace(to), path)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, or a folder with all that is in it; nothing happens if it is gone already."""
-    if path.is_dir() and not path.is_symlink():
-        patiently(lambda: shutil.rmtree(path), path)
-    else:
-        patiently(lambda: path.unlink(missing_ok=True), path)
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -96,42 +98,80 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write that takes its place when this block ends; not at all if the block raises."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        with patiently(lambda: temporary.open("wb"), temporary) as file:
+        with patiently(temporary, lambda: temporary.open("wb")) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        rename(temporary, path)
+        move(temporary, path)
     finally:
-        remove(temporary)
+        with suppress(OSError):  # what is left is swept away later; the first error is the one to say
+            remove(temporary)
     sync_folder(path.parent)
+
+
+def append(path: Path, text: str) -> None:
+    """Add text at the end of a file."""
+    with patiently(path, lambda: path.open("a", encoding="utf-8")) as file:
+        file.write(text)
+
+
+def move(source: Path, path: Path) -> Path:
+    """Give a file or folder another name; a file takes the place of one that has the name."""
+    return patiently(path, lambda: source.replace(path))
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there."""
+    patiently(path, lambda: path.unlink(missing_ok=True))
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder with all that is in it, if it is there."""
+
+    def delete() -> None:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
+
+    patiently(path, delete)
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> Path:
     """Make a folder and let `fill` write into it; the folder appears under its name when it is complete."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_folder(temporary)
     temporary.mkdir(parents=True)
     try:
         fill(temporary)
         sync_folder(temporary)
         if path.exists():  # a folder cannot replace a full one: the old is moved away first
-            old = path.with_name(f"{TEMPORARY}old-{path.name}")
-            shutil.rmtree(old, ignore_errors=True)
-            rename(path, old)
-            rename(temporary, path)
-            remove(old)
+            _exchange(temporary, path)
         else:
-            rename(temporary, path)
+            move(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(temporary)
     sync_folder(path.parent)
     return path
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    """Put a folder in the place of another; if it cannot be put there, the other is put back."""
+    old = path.with_name(f"{TEMPORARY}old-{path.name}")
+    remove_folder(old)
+    move(path, old)
+    try:
+        move(temporary, path)
+    except BaseException:
+        move(old, path)
+        raise
+    with suppress(FileInUse):  # it is swept away later
+        remove_folder(old)
 
 
 def sweep(folder: Path) -> None:
     """Delete what a killed process left half-written in a folder that nobody else writes to."""
     for left in list(folder.glob(f"{TEMPORARY}*")):
-        remove(left)
+        remove_folder(left) if left.is_dir() else remove(left)
 
 
 def sync_folder(folder: Path) -> None:

@@ -76,7 +76,8 @@ def _tools(file: Path, contents: Contents, encoders: int) -> dict[str, dict[str,
             verdict = Verdict(False, f"loads one file, and this word has {parts}; convert --to {name} joins them")
         found[name] = {"title": tool.title, "loads": verdict.loads, "says": verdict.says, "source": tool.source}
         if verdict.loads:
-            found[name] |= {"trigger": verdict.trigger, "place": tool.place, "needs": verdict.needs}
+            found[name] |= {"trigger": verdict.trigger, "note": verdict.note}
+            found[name] |= {"place": tool.place, "needs": verdict.needs}
     return found
 
 

@@ -20,7 +20,7 @@ from pseudoword.concept import Concept
 from pseudoword.encoders import encoder_of_width
 from pseudoword.errors import TokenError
 from pseudoword.families import lending
-from pseudoword.families.lent_tokenizer import LOCK, RETURNED, Held, LentTokenizer, drain, give_back, lent_tokenizer
+from pseudoword.families.tokenizers import LOCK, RETURNED, Held, LendingTokenizer, drain, give_back, lending_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def load(pipeline: Any, *words: Source | Mapping[str, Source], strength: float |
     try:
         for part in parts:
             loaded.inherit(part)
-            rows = [concept.rows[part.encoder] * np.float32(scales[concept.token]) for concept in concepts]
-            loaded.hold(part, [concept.token for concept in concepts], rows)
+            for concept in concepts:
+                loaded.hold(part, concept.token, concept.rows[part.encoder] * np.float32(scales[concept.token]))
     except BaseException:
         loaded.unload()
         raise
@@ -95,33 +95,25 @@ class Loaded:
         pipeline = self._pipeline()
         assert pipeline is not None
         had = getattr(pipeline, part.tokenizer_name)
-        if isinstance(had, LentTokenizer) and had.owner() is pipeline:
+        if isinstance(had, LendingTokenizer) and had.owner() is pipeline:
             return
+        size = part.text_encoder.get_input_embeddings().num_embeddings
         with LOCK:
-            pipeline.__dict__[part.tokenizer_name] = lent_tokenizer(
-                had, part.text_encoder, pipeline
-            )  # past diffusers' recording setter
-            if isinstance(had, LentTokenizer) and had.lender is not None:
-                ids = had.words.ids
-                self.hold(part, list(ids), [had.lender.rows_of(own) for own in ids.values()])
+            reading = lending_tokenizer(had, size, pipeline)
+            pipeline.__dict__[part.tokenizer_name] = reading  # past diffusers' recording setter
+            if isinstance(had, LendingTokenizer) and had.lender is not None:
+                for token, ids in had.words.ids.items():
+                    self.hold(part, token, had.lender.rows_of(ids))
 
-    def hold(self, part: _Part, tokens: Sequence[str], rows: Sequence[Float[np.ndarray, "vectors width"]]) -> None:
-        """Lend words to one text encoder: their rows at once, as the encoder's are copied whenever some are added."""
-        if not tokens:
-            return
+    def hold(self, part: _Part, token: str, rows: Float[np.ndarray, "vectors width"]) -> None:
+        """Lend one word to one text encoder."""
         tokenizer = getattr(self._pipeline(), part.tokenizer_name)
         with LOCK:
-            lender, ids = lending.lend(part.text_encoder, tokenizer.eos_token_id, np.concatenate(rows))
+            tokenizer.words.check(token, len(rows))
+            lender, ids = lending.lend(part.text_encoder, tokenizer.eos_token_id, rows)
+            tokenizer.words.add(token, ids)
             tokenizer.lender = lender
-            for token, block in zip(tokens, rows, strict=True):
-                try:
-                    tokenizer.words.check(token, len(block))
-                except TokenError:
-                    lending.give_back(lender, ids)
-                    raise
-                of_the_word, ids = ids[: len(block)], ids[len(block) :]
-                tokenizer.words.add(token, of_the_word)
-                self.held.append(Held(tokenizer.words, token, lender, of_the_word))
+        self.held.append(Held(tokenizer.words, token, lender, ids))
 
     def unload(self) -> None:
         """Give every word back; the pipeline is what it was before. Doing so again does nothing."""
@@ -130,7 +122,7 @@ class Loaded:
         pipeline = self._pipeline()
         for name, _ in PAIRS if pipeline is not None else ():
             tokenizer = getattr(pipeline, name, None)
-            while isinstance(tokenizer, LentTokenizer) and not tokenizer.words.rows_lent:
+            while isinstance(tokenizer, LendingTokenizer) and not tokenizer.words.rows_lent:
                 tokenizer = pipeline.__dict__[name] = tokenizer.before
 
     def __enter__(self) -> Loaded:

@@ -172,7 +172,7 @@ class Run:
         for path in paths:
             to = aside / path.relative_to(self.home) if path.is_relative_to(self.home) else aside / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
-            disk.rename(path, to)
+            disk.move(path, to)
         own = [path.relative_to(self.home) if path.is_relative_to(self.home) else path for path in paths]
         names = ", ".join(path.as_posix() for path in own)
         log.warning("Moved what an earlier run left (%s) to %s.", names, aside)
@@ -202,7 +202,7 @@ class Run:
         """Delete the oldest checkpoints above the limit; after the newest is kept, so there is always one."""
         if limit is not None:
             for _, path in self.checkpoints()[:-limit]:
-                disk.remove(path)
+                disk.remove_folder(path)
 
     # Log
 
@@ -217,9 +217,7 @@ class Run:
         line = {"step": progress.step, "loss": dict(progress.loss), "lr": progress.lr, "seconds": progress.seconds}
         line["fixed_draw_loss"] = dict(progress.fixed_draw_loss)
         line = {name: value for name, value in line.items() if value != {}}
-        path = self.folder / "log.jsonl"
-        with disk.patiently(lambda: path.open("a", encoding="utf-8"), path) as file:
-            file.write(json.dumps(line) + "\n")
+        disk.append(self.folder / "log.jsonl", json.dumps(line) + "\n")
 
     def failed(self) -> Mapping[str, str]:
         """Return why concepts of a run of several were not learned, by token."""

@@ -35,6 +35,9 @@ from pseudoword.tracking import Trackers
 
 log = logging.getLogger(__name__)
 
+SHOWN = 5
+"""Of words that other tools call by another name; of more, only their number is said."""
+
 UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, *((errno.EDQUOT,) if hasattr(errno, "EDQUOT") else ()))
 """What the system says when a disk is full, read-only or broken."""
 
@@ -336,9 +339,15 @@ def _finish(run: Run, job: Job, words: Sequence[Concept], validator: Validator) 
             name = (places[word.token] / f"{BEST}{job.recipe.output.suffix}").relative_to(run.home)
             log.info("The fixed-draw loss was lowest %s (%.4f); that word is in %s.", at, best.loss, name)
     learned.warn(_judged(run, job, {word.token: word.rows for word in words}))
+    stems = {word.token: formats.safe_stem(word.token) for word in words}
+    renamed = [f"{token} is {stem}" for token, stem in stems.items() if stem != formats.plain_name(token)]
+    if renamed:
+        more = f" and {len(renamed) - SHOWN} more" if len(renamed) > SHOWN else ""
+        log.info("In exports, for other tools' prompts: %s%s.", ", ".join(renamed[:SHOWN]), more)
     if job.recipe.output.full_pipeline:
         others = [formats.read(place) for place in job.cohort.others.values() if formats.files_in(place)]
-        job.family.with_words([*words, *others]).save_pretrained(run.home)
+        pipeline = job.family.with_words([*words, *others])
+        disk.patiently(run.home, lambda: pipeline.save_pretrained(run.home))
 
 
 def _judged(run: Run, job: Job, rows: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, list[learned.Suspicion]]:
@@ -360,11 +369,7 @@ def _write_word(job: Job, word: Concept, folder: Path) -> None:
     """Write a word for every reader, and its card."""
     recipe = job.recipe
     formats.write_folder(word, folder, safetensors=recipe.output.safe_serialization)
-    exports, stem = folder / "exports", formats.stem_of(word.token)
-    exports.mkdir(exist_ok=True)
-    for suffix in formats.SUFFIXES:
-        disk.remove(exports / f"{stem}{suffix}")  # of another choice of safe_serialization
-    formats.write_file(word, exports / f"{stem}{recipe.output.suffix}", "kohya")
+    formats.write_exports(word, folder, recipe.output.suffix)
     _write_card(job, word, folder)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -68,10 +69,10 @@ class Words:
         self.size = size
         """Rows of the frozen table."""
         self._ids: dict[str, list[int]] = {}
-        self.ids_by_token: dict[str, int] = {}
-        """The id of every row that is lent, by its token; `<t>_i` for the second and further rows of a word."""
-        self._pattern: re.Pattern[str] | None = None
-        """Of all words; made when a prompt is read first, since many words are often lent one after the other."""
+        self._names: dict[str, int] = {}
+        """The id of each row's token, `<t>`, `<t>_1` and so on."""
+        self._lengths: dict[str, Counter[int]] = {}
+        """How many of these tokens begin with a character, by how long they are: what a prompt is searched with."""
 
     @property
     def model_max_length(self) -> int:
@@ -81,12 +82,16 @@ class Words:
     @property
     def rows_lent(self) -> int:
         """How many rows are lent, over all words."""
-        return sum(len(ids) for ids in self._ids.values())
+        return len(self._names)
 
     @property
     def tokens_by_id(self) -> dict[int, str]:
         """The token of each row that is lent."""
-        return {i: token for token, i in self.ids_by_token.items()}
+        return {i: name for name, i in dict(self._names).items()}
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a row's token, `<t>` or `<t>_i`; None if it is no word's."""
+        return self._names.get(token)
 
     # Lending words
 
@@ -98,16 +103,21 @@ class Words:
 
     def add(self, token: str, ids: Sequence[int]) -> list[int]:
         """Make `token`, which `check` has passed, a word of rows with these ids, from `size` on."""
-        words = {**self._ids, token: list(ids)}
-        self._ids, self._pattern = words, None
-        self.ids_by_token.update(zip(vector_tokens(token, len(words[token])), words[token], strict=True))
-        return words[token]
+        self._ids[token] = list(ids)
+        for name, i in zip(vector_tokens(token, len(ids)), ids, strict=True):
+            self._names[name] = i
+            self._lengths.setdefault(name[0], Counter())[len(name)] += 1
+        return self._ids[token]
 
     def check(self, token: str, num_vectors: int) -> None:
         """Raise TokenError if `token` cannot be a word of so many rows."""
         check_token(token)
-        for name in vector_tokens(token, num_vectors):
-            self._refuse_if_known(name)
+        names = vector_tokens(token, num_vectors)
+        added = self.tokenizer.get_added_vocab()
+        with TOKENIZING:
+            read = self.tokenizer(names, add_special_tokens=False).input_ids
+        for name, ids in zip(names, read, strict=True):
+            self._refuse_if_known(name, ids, added)
 
     @property
     def ids(self) -> Mapping[str, Sequence[int]]:
@@ -116,18 +126,21 @@ class Words:
 
     def give_back(self, token: str | None = None) -> None:
         """Forget a lent word, or all of them."""
-        words = {name: ids for name, ids in self._ids.items() if token is not None and name != token}
-        for name in self._ids.keys() - words.keys():
-            for row_token in vector_tokens(name, len(self._ids[name])):
-                self.ids_by_token.pop(row_token, None)
-        self._ids, self._pattern = words, None
+        lent = list(self._ids) if token is None else [token] if token in self._ids else []
+        for word in lent:
+            for name in vector_tokens(word, len(self._ids.pop(word))):
+                del self._names[name]
+                lengths = self._lengths[name[0]]
+                lengths[len(name)] -= 1
+                if not lengths[len(name)]:
+                    del lengths[len(name)]
 
-    def _refuse_if_known(self, token: str) -> None:
-        if token in self.tokenizer.get_added_vocab():
+    def _refuse_if_known(self, token: str, ids: Sequence[int], added: Mapping[str, int]) -> None:
+        """Raise TokenError for a token that the tokenizer, which reads it as these ids, or a word has already."""
+        if token in added:
             raise TokenError(f"The token {token!r} is already an added token of this tokenizer; choose another.")
-        if token in self.ids_by_token:
+        if token in self._names:
             raise TokenError(f"The token {token!r} is already the name of a learned word here; choose another.")
-        ids = self._plain_ids(token)
         if len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id:
             raise TokenError(
                 f"The token {token!r} is already in the vocabulary (id {ids[0]}); "
@@ -171,15 +184,24 @@ class Words:
                 spans.append(Span(word, ids == self._ids[word], len(body)))
         return body, spans
 
+    def tokenize(self, text: str) -> list[str]:
+        """Return the tokens whose ids `expand` returns."""
+        tokens: list[str] = []
+        for piece, word, ids in self._pieces(text):
+            if word is None:
+                with TOKENIZING:
+                    tokens += self.tokenizer.tokenize(piece)
+            else:
+                tokens += vector_tokens(word, len(ids)) if ids == self._ids[word] else [piece]
+        return tokens
+
     def _pieces(self, text: str) -> list[tuple[str, str | None, list[int]]]:
         """Split a prompt into plain text and words: (text, None, []) or (text, token, row ids)."""
         pieces: list[tuple[str, str | None, list[int]]] = []
         at = 0
-        if self._ids and self._pattern is None:
-            self._pattern = _pattern_of(self._ids)
-        for match in self._pattern.finditer(text) if self._pattern else ():
-            pieces += [(text[at : match.start()], None, []), (match[0], *self._word(match[0]))]
-            at = match.end()
+        for start, end in self._places(text) if self._names else ():
+            pieces += [(text[at:start], None, []), (text[start:end], *self._word(text[start:end]))]
+            at = end
         return [*pieces, (text[at:], None, [])]
 
     def strays(self, text: str) -> list[str]:
@@ -190,6 +212,40 @@ class Words:
                 found += LOOKS_LIKE_A_WORD.findall(piece)
         known = self.tokenizer.get_added_vocab() if found else {}
         return [stray for stray in dict.fromkeys(found) if stray not in known]
+
+    def _places(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield where rows' tokens stand alone in a prompt, the longest that fits; a word written out counts once.
+
+        A pattern of all words would say the same, but takes a millisecond a word to make.
+        """
+        start = 0
+        while start < len(text):
+            lengths = self._lengths.get(text[start])
+            end = self._end(text, start, lengths) if lengths and not _is_in_word(text, start - 1) else start
+            if end > start:
+                yield start, end
+            start = max(end, start + 1)
+
+    def _end(self, text: str, start: int, lengths: Collection[int]) -> int:
+        """Return where the token ends that begins at `start`, or the word that is written out there; else `start`."""
+        for length in sorted(lengths, reverse=True):
+            end = start + length
+            name = text[start:end]
+            if name in self._names and not _is_in_word(text, end):
+                return self._end_written_out(text, name, end)
+        return start
+
+    def _end_written_out(self, text: str, name: str, end: int) -> int:
+        """Return where `<t> <t>_1 …` ends, of which `<t>` ends at `end`; `end` if the others do not all follow."""
+        at = end
+        for other in vector_tokens(name, len(self._ids.get(name, ())))[1:]:
+            begin = at
+            while text[begin : begin + 1] in (" ", "\t"):
+                begin += 1
+            if begin == at or not text.startswith(other, begin):
+                return end
+            at = begin + len(other)
+        return end if _is_in_word(text, at) else at
 
     def _word(self, found: str) -> tuple[str, list[int]]:
         """Return the word and the ids that a match stands for: all its rows, or the one of `<t>_i`."""
@@ -304,13 +360,9 @@ def warn_of_strays(vocabularies: Mapping[str, Words], prompts: Sequence[str]) ->
             log.warning("No file brings the word %s, so in %r it is read as plain text.%s", stray, prompt, hint)
 
 
-def _pattern_of(words: dict[str, list[int]]) -> re.Pattern[str]:
-    """Match every lent word, longest first, where it stands alone; a word already written out counts once."""
-    forms: list[str] = []
-    for word, ids in words.items():
-        tokens = [re.escape(t) for t in vector_tokens(word, len(ids))]
-        forms += [*tokens, *([r"[ \t]+".join(tokens)] if len(tokens) > 1 else [])]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(sorted(forms, key=len, reverse=True))})(?!\w)")
+def _is_in_word(text: str, at: int) -> bool:
+    """Whether a letter, digit or `_` stands there, beside which a token does not stand alone."""
+    return 0 <= at < len(text) and (text[at].isalnum() or text[at] == "_")
 
 
 def _spread(ids: Sequence[int], num_vectors: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ import dataclasses
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -15,17 +16,20 @@ from typing import Any
 
 import pytest
 
-from pseudoword import families
+from pseudoword import families, toybox
 from pseudoword.errors import RecipeError
+from pseudoword.families import locate as locating
 from pseudoword.families.locate import locate
 from pseudoword.recipe import BaseModel
 
 LOCATE = """
-import logging, sys
+import logging, os, sys
 logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
 from pseudoword.errors import RecipeError
 from pseudoword.families.locate import locate
+from pseudoword.families import locate as locating
 from pseudoword.recipe import BaseModel
+locating.ANSWER = float(os.environ.get("ANSWER", locating.ANSWER))
 try:
     print("found", locate(BaseModel(sys.argv[1], revision=sys.argv[2] or None), {}))
 except RecipeError as error:
@@ -189,3 +193,51 @@ def test_a_hub_that_cannot_be_asked_is_said_unless_the_model_was_loaded_before(h
         (cache / "snapshots" / "1" / folder / "config.json").write_text("{}")
     assert located(BaseModel(OLD), hub.server_port, tmp_path, **offline) == f"found {BaseModel(OLD, 'sdxl')}"
     assert hub.asked == []
+
+
+# A name that is almost one, and a Hub that does not answer
+
+
+@pytest.mark.parametrize(("model", "meant"), [("toybx", "toybox"), ("Toybox", "toybox"), ("my-sd-1", "my-sd-15")])
+def test_a_name_that_is_almost_one_here_is_said_without_asking_the_hub(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, meant: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-sd-15").symlink_to(base, target_is_directory=True)
+    monkeypatch.setattr(locating, "_ask_hub", lambda *_: pytest.fail("the Hub was asked"))
+    message = f"^There is no model and no folder '{model}' here; did you mean '{meant}'\\?$"
+    with pytest.raises(RecipeError, match=message):
+        locate(BaseModel(model), toybox.BASES)
+    with pytest.raises(RecipeError, match=r"did you mean '.*my-sd-15'\?$"):
+        locate(BaseModel(str(tmp_path / "my-sd-51")), toybox.BASES)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "owner/toybx"])
+def test_a_name_that_is_like_none_here_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str):
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def ask(name: str, _: str | None) -> None:
+        asked.append(name)
+        raise ConnectionError
+
+    monkeypatch.setattr(locating, "_ask_hub", ask)
+    with pytest.raises(RecipeError, match="check the connection, or give a local folder"):
+        locate(BaseModel(model), toybox.BASES)
+    assert asked == [model]
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """Return the port of a server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        yield server.getsockname()[1]
+
+
+def test_a_hub_that_never_answers_is_one_sentence_and_asked_once(silent: int, tmp_path: Path):
+    said = located(BaseModel("owner/name"), silent, tmp_path, ANSWER="0.5")
+    assert said.startswith("refused There is no folder 'owner/name' here, and it is neither")
+    assert "Timeout" in said
+    assert len(said.splitlines()) == 1, "no line of the client's about trying again"

@@ -44,7 +44,7 @@ def test_a_bundled_word_has_the_keys_that_tools_look_for(
     concept = Concept("<x>", {encoder: block(2, width).numpy() for encoder, width in rows.items()})
     with caplog.at_level(logging.WARNING):
         path = formats.bundle_into(lora, [concept], tmp_path / "l.safetensors")
-    assert keys_in(path) == {f"bundle_emb.x.{key}" for key in keys}
+    assert keys_in(path) == {f"bundle_emb.x-ti.{key}" for key in keys}
     assert is_word(formats.read(path), "<x>", **{e: torch.tensor(np.array(r)) for e, r in concept.rows.items()})
     with pytest.raises(emulators.NotLoaded) if "t5" in rows else nullcontext():
         emulators.a1111_bundle(path)

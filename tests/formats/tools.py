@@ -207,10 +207,9 @@ COMFYUI_WITHOUT_WORDS = OTHER_ENCODERS - COMFYUI_KEYS.keys()
 
 def comfyui(path: Path, keys: dict[str, int] | None = None) -> Loaded:
     """Return rows by the key of each text encoder that takes some; `keys` are those of a base, and their widths."""
-    trigger = f"embedding:{path.stem}"
-    found = re.search(r"(?:^|\s)embedding:([^\s<\[\](),:]+)", f"a photo of {trigger}, red")
-    demand(found and found[1] == path.stem, "the name cannot be written in a prompt")
-    demand(path.suffix in (".safetensors", ".pt", ".bin"), "another ending")
+    name = path.stem if path.suffix in (".safetensors", ".pt", ".bin") else path.name  # it tries these, or the file
+    trigger = "embedding:" + re.sub(r"[(){}]", r"\\\g<0>", name)
+    demand(not re.search(r"[\s<\[]", name), "the name ends there")
     try:
         data = by_ending(path)
     except NotLoaded:
@@ -288,6 +287,7 @@ def invokeai(path: Path) -> Loaded:
         rows = {"embedding": numpy(data["clip_g"]), "embedding_2": numpy(data["clip_l"])}
     else:
         rows = {"embedding": np.atleast_2d(numpy(next(iter(data.values()))))}
+    demand(re.fullmatch(r"[a-zA-Z0-9., _-]+", path.stem) and "," not in path.stem, "no such trigger")
     return f"<{path.stem}>", rows
 
 

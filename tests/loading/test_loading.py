@@ -29,8 +29,7 @@ from PIL import Image
 import pseudoword
 from pseudoword import Concept
 from pseudoword.errors import TokenError
-from pseudoword.families import lending
-from pseudoword.families.lent_tokenizer import LentTokenizer
+from pseudoword.families import lending, tokenizers
 from pseudoword.families.sdxl import miniature as xl
 from pseudoword.families.sdxl.torch import StableDiffusionXL
 from pseudoword.recipe import BaseModel
@@ -110,7 +109,7 @@ def test_any_mixture_is_read_as_a_scanner_of_characters_reads_it(
         order.shuffle(loaded)
         for one in loaded:
             one.unload()
-    assert not isinstance(sd.tokenizer, LentTokenizer)
+    assert not isinstance(sd.tokenizer, tokenizers.LendingTokenizer)
 
 
 def test_a_prompt_that_is_too_long_is_cut_as_ever_and_words_in_the_cut_are_named(
@@ -120,7 +119,7 @@ def test_a_prompt_that_is_too_long_is_cut_as_ever_and_words_in_the_cut_are_named
     with pseudoword.load(sd, word(vectors=3)):
         whole, cut, gone = (f"{'a ' * count}<cat-toy>" for count in (72, 73, 80))
         embeds = [sd.encode_prompt(text, torch.device("cpu"), 1, False)[0] for text in (whole, cut, gone)]
-    said = [record.message for record in caplog.records if record.name == "pseudoword.families.lent_tokenizer"]
+    said = [record.message for record in caplog.records if record.name == "pseudoword.families.tokenizers"]
     assert said == [f"Cut off at 77 tokens: <cat-toy> in {text!r}" for text in (cut, gone)]
     assert all(embed.shape == (1, 77, 32) for embed in embeds)
     theirs = [record.message for record in caplog.records if "truncated" in record.message]
@@ -323,21 +322,6 @@ def test_other_libraries_find_the_words_in_the_tokenizer(base: Path):
         assert sd.tokenizer.convert_ids_to_tokens(ids[0]) == "<cat-toy>"
         whole = sd.tokenizer("a <cat-toy>").input_ids
         assert whole[1:-1] == sd.tokenizer.convert_tokens_to_ids(tokens)
-
-
-def test_many_words_copy_an_encoders_rows_once(base: Path, monkeypatch: pytest.MonkeyPatch):
-    sd = made(StableDiffusionPipeline, base, safety_checker=None)
-    taken: list[int] = []
-    take = lending.Lender.take
-
-    def counted(lender: lending.Lender, rows: Any) -> list[int]:
-        taken.append(len(rows))
-        return take(lender, rows)
-
-    monkeypatch.setattr(lending.Lender, "take", counted)
-    with pseudoword.load(sd, *(word(f"<word-{i}>", seed=i) for i in range(30))):
-        assert taken == [60]
-        assert sd.tokenizer("a <word-29>").input_ids[2:4] == list(sd.tokenizer.words.ids["<word-29>"])
 
 
 def test_a_word_that_is_taken_gives_all_rows_back(base: Path):

@@ -14,8 +14,7 @@ import torch
 
 import pseudoword
 from pseudoword import Concept
-from pseudoword.families import lending
-from pseudoword.families.lent_tokenizer import drain
+from pseudoword.families import lending, tokenizers
 from pseudoword.families.sdxl.torch import StableDiffusionXL
 from pseudoword.recipe import BaseModel
 from pseudoword.vocabulary import encode_all, lent_words
@@ -43,7 +42,7 @@ def test_four_threads_have_their_own_words_on_one_pipeline(sdxl: Any):
         together = list(pool.map(request, concepts))
     assert together == alone
     gc.collect()
-    drain()
+    tokenizers.drain()
     assert state(sdxl) == before, "the pipeline never knew"
     assert all(lender.is_over for lender in lending._LENDERS.values())
 
@@ -74,7 +73,7 @@ def test_a_request_that_is_collected_anywhere_waits_for_no_lock(sd: Any):
 
     threading.Thread(target=collect, daemon=True).start()
     assert done.wait(20)
-    drain()
+    tokenizers.drain()
     assert lending._LENDERS[sd.text_encoder].is_over
 
 

@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     is_file = disk.means_file(output, formats.ENDINGS)
     if is_file and output.suffix.lower() not in formats.ENDINGS:
         raise RecipeError(f"--output {output} is a file; name a folder, or a file that ends as an embedding's does.")
-    with disk.writing(output):
+    with disk.writing(output.parent if is_file else output):
         if options.into:
             return _into(options, files, output)
         if is_file:
@@ -100,7 +100,8 @@ def _into(options: Options, files: Sequence[Path], output: Path) -> int:
         raise RecipeError(f"{output} is there already; name another file, or, if it is not the LoRA, add --overwrite.")
     words = converting.words(files, options.token)
     formats.bundle_into(lora, words, output)
-    print(f"{output} has {', '.join(word.token for word in words)}.")
+    names = ", ".join(f"{word.token} as {formats.safe_stem(word.token)}" for word in words)
+    print(f"{output} has {names}.")
     return 0
 
 
@@ -142,7 +143,9 @@ MOST_LINES = 40
 
 def _line(outcome: Outcome) -> str:
     lost = f"; it does not hold {', '.join(outcome.lost)}" if outcome.lost else ""
+    note = f" ({outcome.note})" if outcome.note else ""
+    renamed = f"; it is called {outcome.renamed}, which every tool reads in prompts" if outcome.renamed else ""
     first, *more = outcome.written
     name = first.parent if more else first
     needs = f"; {outcome.needs}" if outcome.needs else ""
-    return f"{name}: in prompts {outcome.trigger}{lost}{needs}"
+    return f"{name}: in prompts {outcome.trigger}{note}{renamed}{lost}{needs}"

@@ -110,7 +110,8 @@ def _verdict(tool: dict[str, Any]) -> str:
         return f"no: {tool['says']}"
     needs = f"; {tool['needs']}" if tool["needs"] else ""
     of_file = f"{tool['file']} " if "file" in tool else ""
-    return f"yes, {of_file}as {tool['trigger']} ({tool['says']}){needs}"
+    note = f", {tool['note']}" if tool["note"] else ""
+    return f"yes, {of_file}as {tool['trigger']}{note} ({tool['says']}){needs}"
 
 
 def _shown(text: str) -> str:

@@ -77,12 +77,14 @@ def render(arguments: Sequence[str]) -> None:
             f"{did_you_mean(options.concept, suite.NAMED)}"
         )
     if one_file:
-        sheet(list(pictures.values()), 12).save(options.output)
+        whole = sheet(list(pictures.values()), 12)
+        disk.patiently(options.output, lambda: whole.save(options.output))
     else:
         with disk.writing(options.output):
             options.output.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
-            picture.save(options.output / f"{name}.png")
+            path = options.output / f"{name}.png"
+            disk.patiently(path, functools.partial(picture.save, path))
     for name, drawing in drawings.items():
         print(f"{name}\t{captions.full_caption(drawing)}")
 

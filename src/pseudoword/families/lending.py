@@ -7,6 +7,7 @@ different words at once, and what the encoder is saved as is what it was.
 
 from __future__ import annotations
 
+import heapq
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -33,7 +34,12 @@ class Lender:
         self._end = end
         self._lock = threading.Lock()
         self._free: list[int] = []
-        self._rows: torch.Tensor = torch.zeros(0, self.width)
+        """A heap of the places in `_rows` that are free."""
+        self._room: torch.Tensor = torch.zeros(0, self.width)
+        """Rows and room for more, so that one more does not mean to copy all; `_rows` are its first."""
+        self._rows: torch.Tensor = self._room
+        self._in_use = False
+        """Whether a prompt may be reading `_rows`, so that a place that was given back must not be written over."""
         self._placed: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
         self._seen = threading.local()
         embedding = encoder.get_input_embeddings()
@@ -46,13 +52,23 @@ class Lender:
     def take(self, rows: Float[np.ndarray, "vectors width"]) -> list[int]:
         """Hold rows and return an id for each."""
         with self._lock:
-            lacking = len(rows) - len(self._free)
-            grown = torch.cat([self._rows, torch.zeros(max(0, lacking), self.width)])
-            free = self._free + list(range(len(self._rows), len(grown)))
-            slots, self._free = free[: len(rows)], free[len(rows) :]
-            grown[slots] = torch.from_numpy(np.array(rows, dtype=np.float32))
-            self._rows, self._placed = grown, {}  # new ones: another thread may be reading the old
+            again = [heapq.heappop(self._free) for _ in range(min(len(rows), len(self._free)))]
+            used = len(self._rows)
+            slots = [*again, *range(used, used + len(rows) - len(again))]
+            end = max([used, *(slot + 1 for slot in slots)])
+            if end > len(self._room):
+                self._copy(2 * end)
+            elif again and self._in_use:  # by another thread, for a word that was given back meanwhile
+                self._copy(len(self._room))
+            self._room[slots] = torch.from_numpy(np.array(rows, dtype=np.float32))
+            self._rows, self._placed = self._room[:end], {}
             return [self.size + slot for slot in slots]
+
+    def _copy(self, length: int) -> None:
+        """Go on with a copy of the rows, with room for so many, and leave the old ones to those who read them."""
+        room = torch.zeros(length, self.width)
+        room[: len(self._rows)] = self._rows
+        self._room, self._in_use = room, False
 
     def rows_of(self, ids: Sequence[int]) -> Float[np.ndarray, "vectors width"]:
         """Return rows by their ids."""
@@ -61,11 +77,13 @@ class Lender:
     def give_back(self, ids: Sequence[int]) -> None:
         """Forget rows by their ids; with the last the hooks are taken away."""
         with self._lock:
-            self._free = sorted([*self._free, *(i - self.size for i in ids)])
+            for i in ids:
+                heapq.heappush(self._free, i - self.size)
             if len(self._free) == len(self._rows):
                 for hook in self._hooks:
                     hook.remove()
-                self._rows, self._free, self._placed, self._hooks = torch.zeros(0, self.width), [], {}, []
+                self._room = self._rows = torch.zeros(0, self.width)
+                self._free, self._placed, self._hooks = [], {}, []
 
     @property
     def is_over(self) -> bool:
@@ -122,7 +140,8 @@ class Lender:
     @property
     def _on(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """How the present rows are had where and as another tensor is, whatever is lent and given back meanwhile."""
-        placed, rows = self._placed, self._rows
+        with self._lock:
+            placed, rows, self._in_use = self._placed, self._rows, True
 
         def on(like: torch.Tensor) -> torch.Tensor:
             key = like.device, like.dtype

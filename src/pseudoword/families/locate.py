@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,16 +15,17 @@ from pseudoword.errors import RecipeError
 from pseudoword.families import configurations, single_file
 from pseudoword.families.single_file import is_single_file
 from pseudoword.recipe import BaseModel
-from pseudoword.spelling import did_you_mean
 
 log = logging.getLogger(__name__)
 
 INDEX = "model_index.json"
-PATIENCE = 5
-"""Seconds for the Hub's first answer, before it is taken to be out of reach."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 MOVED = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 """Hub repositories that were deleted and where their files are now."""
+FILES = ["*.json", "*.txt"]
+"""What of a model on the Hub is its configuration."""
+ANSWER = 4.0
+"""Seconds that the Hub has to answer; its client by itself tries for more than a minute."""
 
 
 def locate(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
@@ -118,11 +121,9 @@ def _found(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
                 "If there is a checkpoint in one file in it, name that .safetensors or .ckpt file itself."
             )
         return base
+    _refuse_a_typo(base, built_in)
     if not HUB_ID.fullmatch(base.model):
         raise RecipeError(f"There is no folder {base.model!r}, and a Hub id looks like 'owner/name'.")
-    near = _near(base, built_in)
-    if near:
-        raise RecipeError(f"There is no model {base.model!r} here.{near} A model on the Hub is 'owner/name'.")
     refusal = _refused_by_hub(base)
     if refusal is None:
         return base
@@ -132,21 +133,57 @@ def _found(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
     raise RecipeError(str(refusal))
 
 
-def _near(base: BaseModel, built_in: Mapping[str, Path]) -> str:
-    """Return which model on this machine may be meant by a name that is none, without asking a network."""
+def _refuse_a_typo(base: BaseModel, built_in: Mapping[str, Path]) -> None:
+    """Raise RecipeError for a name that is almost one of this package's, or a folder's, without asking the Hub.
+
+    A name with one slash may be a Hub id, and so may one without; but few have no owner, and hardly any is so like.
+    """
+    path = Path(base.model)
+    if HUB_ID.fullmatch(base.model) and ("/" in base.model or _is_cached(base.model, INDEX, base.revision)):
+        return
+    near = path.parent
+    folders = [str(near / other.name) for other in near.iterdir() if other.is_dir()] if near.is_dir() else []
+    close = difflib.get_close_matches(str(path), [*built_in, *sorted(folders)], n=1, cutoff=0.75)
+    if close:
+        raise RecipeError(f"There is no model and no folder {base.model!r} here; did you mean {close[0]!r}?")
+
+
+def _is_cached(model: str, name: str, revision: str | None) -> bool:
+    """Whether the Hub's cache on this machine has a model's file."""
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(base.model, INDEX, revision=base.revision), str):
-        return ""
-    place = Path(base.model).parent
-    here = [folder for folder in sorted(place.glob("*")) if (folder / INDEX).is_file()] if place.is_dir() else []
-    names = [str(folder) for folder in here]
-    return did_you_mean(base.model, names if "/" in base.model else [*built_in, *names])
+    return isinstance(try_to_load_from_cache(model, name, revision=revision), str)
+
+
+def _ask_hub(model: str, revision: str | None) -> None:
+    """Ask the Hub whether it has a model, within `ANSWER` seconds; raises what the client does, or a ConnectionError.
+
+    On a thread, as nothing else ends a name server that does not answer.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(hf_hub_url(model, INDEX, revision=revision), timeout=ANSWER)
+        except Exception as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER)
+    if asking.is_alive():
+        errors = [TimeoutError()]
+    if errors and isinstance(errors[0], OSError):
+        raise errors[0]
+    if errors:  # the client's transport has errors of its own
+        raise ConnectionError from errors[0]
 
 
 def _refused_by_hub(base: BaseModel) -> Exception | None:
     """Return why the Hub, or its cache on this machine, does not have the model; a LookupError if it is not there."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         LocalEntryNotFoundError,
@@ -155,7 +192,9 @@ def _refused_by_hub(base: BaseModel) -> Exception | None:
     )
 
     try:
-        hf_hub_download(base.model, INDEX, revision=base.revision, etag_timeout=PATIENCE)
+        if not _is_cached(base.model, INDEX, base.revision):
+            _ask_hub(base.model, base.revision)
+        hf_hub_download(base.model, INDEX, revision=base.revision, etag_timeout=ANSWER)
     except RepositoryNotFoundError:
         return LookupError(
             f"There is no model {base.model!r} on the Hub, nor a folder of that name here; "
@@ -166,7 +205,7 @@ def _refused_by_hub(base: BaseModel) -> Exception | None:
     except OSError as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return ValueError(f"The model {base.model!r} on the Hub is not in diffusers layout: no model_index.json.")
-        if isinstance(try_to_load_from_cache(base.model, "unet/config.json", revision=base.revision), str):
+        if _is_cached(base.model, "unet/config.json", base.revision):
             return None  # loaded before, part by part
         return ConnectionError(
             f"There is no folder {base.model!r} here, and it is neither in the Hub's cache nor can the Hub be asked "
@@ -210,7 +249,9 @@ def _config_from_hub(base: BaseModel, config: str) -> Path:
     if not HUB_ID.fullmatch(config) or Path(config).is_file():
         raise RecipeError(f"There is no folder {config!r} for --config, and a Hub id looks like 'owner/name'.")
     try:
-        return Path(snapshot_download(config, revision=base.revision, allow_patterns=["*.json", "*.txt"]))
+        if not _is_cached(config, INDEX, base.revision):
+            _ask_hub(config, base.revision)
+        return Path(snapshot_download(config, revision=base.revision, allow_patterns=FILES, etag_timeout=ANSWER))
     except RepositoryNotFoundError as error:
         if config in MOVED:
             log.warning("%r is no longer on the Hub; using %r instead.", config, MOVED[config])

@@ -23,6 +23,7 @@ from pseudoword.formats.fetching import fetched, name_of_encoder
 from pseudoword.formats.files import open_file
 from pseudoword.formats.names import PICTURES, container_of, metadata_of, stem_of
 from pseudoword.formats.tensors import BUNDLED
+from pseudoword.formats.triggers import plain_name, safe_stem
 from pseudoword.spelling import did_you_mean
 
 __all__ = [
@@ -46,13 +47,16 @@ __all__ = [
     "metadata_of",
     "open_file",
     "parts_of",
+    "plain_name",
     "read",
     "read_all",
+    "safe_stem",
     "stem_of",
     "to_bytes",
     "unfinished",
     "write",
     "write_each",
+    "write_exports",
     "write_file",
     "write_folder",
 ]
@@ -124,6 +128,23 @@ def files_in(folder: Path) -> list[str]:
 def exports_in(folder: Path) -> list[Path]:
     """Return a run's files for tools that name a word after its file."""
     return sorted(path for path in (folder / "exports").glob("*") if path.suffix in SUFFIXES and path.is_file())
+
+
+def write_exports(concept: Concept, folder: Path, suffix: str) -> list[Path]:
+    """Write a word's file for tools that name a word after its file, under a name that all of them read in prompts.
+
+    A file that an earlier version wrote under another name goes on being the word.
+    """
+    exports = folder / "exports"
+    exports.mkdir(parents=True, exist_ok=True)
+    earlier = [path.stem for path in exports_in(folder) if path.stem == stem_of(concept.token)]
+    written = []
+    for stem in dict.fromkeys([safe_stem(concept.token), *earlier]):
+        for other in SUFFIXES:
+            if other != suffix:  # of another choice of safe_serialization
+                disk.remove(exports / f"{stem}{other}")
+        written.append(write_file(concept, exports / f"{stem}{suffix}", "kohya"))
+    return written
 
 
 def identify(contents: Contents, path: Path) -> str:
@@ -341,11 +362,14 @@ def _refuse_what_does_not_fit(concept: Concept, dtype: str) -> None:
 
 def bundle_into(lora: Path, concepts: Sequence[Concept], path: Path) -> Path:
     """Write a LoRA's file once more with words in it, in place of any that it has under their names."""
-    if not lora.is_file() or lora.suffix != ".safetensors" or not tensors.is_lora(tensors.header_of(lora)[0]):
+    header = tensors.header_of(lora)[0] if lora.is_file() and lora.suffix == ".safetensors" else {}
+    if not tensors.is_lora(header):
         raise FormatError(f"Words are put into a LoRA's .safetensors file, but {str(lora)!r} is none.")
     added, told = dict[str, np.ndarray](), dict[str, str]()
     for concept in concepts:
-        name = stem_of(concept.token).replace(".", "-")  # A1111 ends a bundled word's name at its first dot
+        earlier = stem_of(concept.token).replace(".", "-")  # as earlier versions called it: it is replaced there
+        has_earlier = any(key.startswith(f"{BUNDLED}{earlier}.") for key in header)
+        name = earlier if has_earlier else safe_stem(concept.token)
         if f"{BUNDLED}{name}" in told:
             raise FormatError(f"Two words would be called {name!r} in {path}; rename one with --token.")
         added |= bundle.write(concept, name)

@@ -33,7 +33,7 @@ def container_of(suffix: str) -> Container:
 
 
 def stem_of(token: str) -> str:
-    """Return a file stem that every tool can trigger on: no brackets, spaces or slashes."""
+    """Return a stem for a word's own folder, close to its token: no brackets, spaces or slashes. See `safe_stem`."""
     short = re.sub(r"[^\w.-]+", "-", token).encode()[:LONGEST_STEM].decode(errors="ignore")
     return short.strip("-.") or "word"
 

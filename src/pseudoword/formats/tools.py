@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from pseudoword.contents import Contents, Parameters
-from pseudoword.formats import misread
+from pseudoword.formats import misread, triggers
 from pseudoword.formats.rule import (
     AS_XL,
     BY_ENDING,
     FIRST_IS_WORD,
     FOREIGN,
-    LOADABLE,
     NAMELESS,
     NO_BASE,
     NO_LORA,
@@ -32,6 +30,7 @@ from pseudoword.formats.rule import loads as _loads
 from pseudoword.formats.rule import one as _one
 from pseudoword.formats.rule import refuses as _not
 from pseudoword.formats.tool_file import File
+from pseudoword.formats.triggers import Trigger
 from pseudoword.formats.webui_rules import A1111_RULES, FORGE_RULES
 
 
@@ -44,6 +43,10 @@ class Verdict:
     trigger: str = ""
     needs: str = ""
     """What has to be set in the tool first."""
+    note: str = ""
+    """How the trigger is written, where that is not plain."""
+    rename: str = ""
+    """Where only the file's name stands in the way: a stem that does not."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Tool:
     title: str
     place: str
     """Where its files go."""
-    trigger: Callable[[File], str]
+    trigger: Callable[[File], Trigger]
     """What is written in a prompt."""
     source: str
     """Where its rules stand, at the version that was read."""
@@ -64,36 +67,43 @@ class Tool:
         file = File(contents, name)
         for rule in self.rules:
             if rule.when(file):
-                trigger = self.trigger(file) if rule.loads else ""
-                return Verdict(rule.loads, rule.says, trigger, rule.needs(file) if rule.needs else "")
+                return self._with_trigger(file, rule) if rule.loads else Verdict(False, rule.says)
         return Verdict(False, "it is of no kind that this tool knows")
 
+    def _with_trigger(self, file: File, rule: Rule) -> Verdict:
+        """Say how the word of a file that is loaded is called, or that nothing calls it by this name."""
+        trigger = self.trigger(file)
+        if not trigger.refusal:
+            needs = rule.needs(file) if rule.needs else ""
+            return Verdict(True, rule.says, trigger.text, needs, trigger.note)
+        stem = triggers.safe_stem(file.path.stem)
+        return Verdict(False, f"{trigger.refusal}; call it {stem}", rename=stem)
 
-def _stem(file: File) -> str:
-    return file.path.stem
+
+def _stem(file: File) -> Trigger:
+    return triggers.kohya(file.path.stem)
 
 
-def _name_in_picture(file: File) -> str:
+def _name_in_picture(file: File) -> Trigger:
     """A1111 calls a word as its file, and one in a picture as that says."""
-    return str(file.values.get("name", file.path.stem)) if file.contents.container == "picture" else file.path.stem
+    is_picture = file.contents.container == "picture"
+    return triggers.a1111(str(file.values.get("name", file.path.stem)) if is_picture else file.path.stem)
 
 
-def _token_for_diffusers(file: File) -> str:
+def _token_for_diffusers(file: File) -> Trigger:
     if file.terms:
-        return str(file.values.get("name"))
+        return Trigger(str(file.values.get("name")))
     key = next(iter(file.values), "")
-    return f"{file.path.stem} (load_textual_inversion(…, token=…))" if key in ("", "emb_params", "emp_params") else key
+    if key in ("", "emb_params", "emp_params"):
+        return Trigger(f"{file.path.stem} (load_textual_inversion(…, token=…))")
+    return Trigger(key)
 
-
-BAD_IN_COMFYUI = re.compile(r"[\s<>\[\](),:]")
-"""What ends a name after `embedding:`, or weights it."""
 
 COMFYUI_RULES = (
     NAMELESS,
     PART_OF_LORA,
-    _not(lambda f: f.ending not in LOADABLE, "reads .safetensors, .pt and .bin"),
+    NO_PICTURES,
     BY_ENDING,
-    _not(lambda f: bool(BAD_IN_COMFYUI.search(f.path.stem)), "cannot have this name after embedding: in a prompt"),
     _loads(
         lambda f: isinstance(f.terms, Parameters) and misread.is_right_in_zip(f.contents),
         "the numbers of the zip, as it has types that are not safe",
@@ -259,14 +269,14 @@ TOOLS: dict[str, Tool] = {
     "comfyui": Tool(
         "ComfyUI",
         "ComfyUI/models/embeddings/",
-        lambda f: f"embedding:{f.path.stem}",
+        lambda f: triggers.comfyui(f.path.stem, f.path.suffix),
         "Comfy-Org/ComfyUI@4f874c5 comfy/sd1_clip.py load_embed",
         COMFYUI_RULES,
     ),
     "invokeai": Tool(
         "InvokeAI",
         "the Model Manager: Add Model, then this file",
-        lambda f: f"<{f.path.stem}>",
+        lambda f: triggers.invokeai(f.path.stem),
         "invoke-ai/InvokeAI@8e71a8a invokeai/backend/model_manager/configs/textual_inversion.py _get_base_or_raise",
         INVOKEAI_RULES,
     ),
@@ -280,14 +290,14 @@ TOOLS: dict[str, Tool] = {
     "onetrainer": Tool(
         "OneTrainer",
         "Embedding, base embedding, or Additional embeddings: this file",
-        lambda _: "the placeholder that you set there",
+        lambda _: Trigger("the placeholder that you set there"),
         "Nerogar/OneTrainer@23df383 modules/modelLoader/mixin/EmbeddingLoaderMixin.py and the setups' state keys",
         ONETRAINER_RULES,
     ),
     "original": Tool(
         "the original",
         "scripts/stable_txt2img.py --embedding_path FILE",
-        lambda f: next(iter(f.terms), ""),
+        lambda f: Trigger(next(iter(f.terms), "")),
         "rinongal/textual_inversion@424192d ldm/modules/embedding_manager.py load",
         ORIGINAL_RULES,
     ),

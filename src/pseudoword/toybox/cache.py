@@ -33,15 +33,15 @@ def drawn_ahead(path: Path, count: int, draw: Callable[[int], Picture]) -> UInt8
             for i, picture in enumerate(drawers.map(draw, range(count), chunksize=200)):
                 pictures[i] = picture
         pictures.flush()
-        disk.rename(temporary, path)
+        disk.move(temporary, path)
     return load(path, count)
 
 
 def keep(path: Path, values: np.ndarray) -> None:
     """Write an array to a file, which is whole or not there."""
     temporary = path.with_name(f"{disk.TEMPORARY}{os.getpid()}-{path.name}")
-    np.save(temporary, values)
-    disk.rename(temporary, path)
+    disk.patiently(temporary, lambda: np.save(temporary, values))
+    disk.move(temporary, path)
 
 
 def load(path: Path, count: int) -> np.ndarray:

@@ -142,7 +142,8 @@ def _write(options: BaseOptions, trainer: Trainer, base: Base) -> None:
     """Write the base with averaged weights, and a sheet of its samples."""
     with trainer.averaged():
         disk.write_folder(options.folder / "base", functools.partial(write, base))
-        contact_sheet(base).save(options.folder / f"samples-{trainer.step:06d}.png")
+        path = options.folder / f"samples-{trainer.step:06d}.png"
+        disk.patiently(path, functools.partial(contact_sheet(base).save, path))
 
 
 def _loss(options: BaseOptions, parts: Parts, known: np.ndarray, step: int, where: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""A pipeline's tokenizer that reads prompts with learned words, and what gives those words back."""
+"""A tokenizer that reads learned words by the ids that they are lent, in place of a pipeline's own."""
 
 from __future__ import annotations
 
@@ -26,47 +26,20 @@ PLAIN_OPTIONS = {"add_special_tokens", "padding", "truncation", "max_length", "r
 PLAIN_OPTIONS |= {"return_attention_mask", "pad_to_multiple_of", "verbose"}
 
 
-@dataclass(frozen=True)
-class Held:
-    """A word that one text encoder has been lent."""
-
-    words: Words
-    token: str
-    lender: lending.Lender
-    ids: Sequence[int]
-
-
-RETURNED: deque[list[Held]] = deque()
-"""What lent pipelines held that are gone; a finalizer may run even where a lock is held, so it only notes it."""
-
-
-def drain() -> None:
-    """Give back the words of lent pipelines that are gone."""
-    while RETURNED:
-        give_back(RETURNED.popleft())
-
-
-def give_back(held: list[Held]) -> None:
-    """Give words back, the last first, and empty the list."""
-    while held:
-        one = held.pop()
-        with LOCK:
-            one.words.give_back(one.token)
-            lending.give_back(one.lender, one.ids)
-
-
-class LentTokenizer:
+class LendingTokenizer:
     """Over a tokenizer's own class: prompts with learned words are read by ids, all others as they were."""
 
     words: Words
+    """The words that it reads."""
     before: Any
     """The tokenizer that the pipeline had."""
     owner: Callable[[], Any]
     """The pipeline that it was made for; others of the same parts may hold it too."""
     lender: lending.Lender | None
+    """Who holds the words' rows; None before there are any."""
 
     def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
-        """Return ids as transformers does; TokenError for options that cannot be had with learned words."""
+        """Return the ids of texts, as the tokenizer itself does, learned words as the ids of their rows."""
         tokenizer: Any = super()
         with LOCK:
             drain()
@@ -96,12 +69,12 @@ class LentTokenizer:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Return a copy of the plain tokenizer: words are the pipeline's that they were loaded into."""
-        return copy.deepcopy(plain_tokenizer(self), memo)
+        return copy.deepcopy(_plain(self), memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Let the plain tokenizer be pickled."""
         del protocol
-        return plain_tokenizer, (plain_tokenizer(self),)
+        return _plain, (_plain(self),)
 
     def encode(self, text: Any, *args: Any, **options: Any) -> Any:
         """Return the ids of one text."""
@@ -126,29 +99,39 @@ class LentTokenizer:
         return [tokenizer.bos_token_id, *body, tokenizer.eos_token_id] if ends else body
 
     def tokenize(self, text: str, *args: Any, **options: Any) -> list[str]:
-        """Return the tokens of a text, of a learned word one for each of its rows."""
+        """Return a text's tokens, a word's as its rows are called: `<t>`, `<t>_1` and so on."""
         tokenizer: Any = super()
         with LOCK:
-            ids, spans = self.words.expand(text)
-            return self.convert_ids_to_tokens(ids) if spans else tokenizer.tokenize(text, *args, **options)
+            if not self.words.expand(text)[1]:
+                return tokenizer.tokenize(text, *args, **options)
+            tokens = self.words.tokenize(text)
+        own: Any = self
+        return [own.bos_token, *tokens, own.eos_token] if options.get("add_special_tokens") else tokens
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """Return the id of each token, or of one; those of learned rows are called as `tokenize` calls them."""
+        """Return the id of a token, or of each of several, learned rows' among them."""
         tokenizer: Any = super()
-        if isinstance(tokens, str):
-            learned = self.words.ids_by_token.get(tokens)
-            return tokenizer.convert_tokens_to_ids(tokens) if learned is None else learned
-        return None if tokens is None else [self.convert_tokens_to_ids(token) for token in tokens]
+        if tokens is None or isinstance(tokens, str):
+            known = None if tokens is None else self.words.id_of(tokens)
+            return tokenizer.convert_tokens_to_ids(tokens) if known is None else known
+        return [self.convert_tokens_to_ids(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Any, *args: Any, **options: Any) -> Any:
-        """Return the token of each id, or of one."""
+        """Return the token of an id, or of each of several, learned rows' among them."""
         tokenizer: Any = super()
-        if isinstance(ids, int):
-            if ids < self.words.size:
-                return tokenizer.convert_ids_to_tokens(ids, *args, **options)
-            return self.words.tokens_by_id.get(ids)
-        tokens = [self.convert_ids_to_tokens(int(i), *args, **options) for i in ids]
-        return [token for token in tokens if token is not None and token != []]
+        if not isinstance(ids, int):
+            own = [int(i) for i in ids]
+            if all(i < self.words.size for i in own):
+                return tokenizer.convert_ids_to_tokens(own, *args, **options)
+            pieces = [self.convert_ids_to_tokens([i], *args, **options) for i in own if i < self.words.size]
+            plain, names = iter(pieces), self.words.tokens_by_id
+            tokens: list[Any] = []
+            for i in own:
+                tokens += next(plain) if i < self.words.size else [names.get(i)]
+            return tokens
+        if ids < self.words.size:
+            return tokenizer.convert_ids_to_tokens(ids, *args, **options)
+        return self.words.tokens_by_id.get(ids)
 
     def decode(self, token_ids: Any, *args: Any, **options: Any) -> Any:
         """Return ids as text, learned rows by their words' tokens."""
@@ -174,29 +157,66 @@ class LentTokenizer:
         return [self.decode(ids, *args, **options) for ids in sequences]
 
 
-def lent_tokenizer(had: Any, text_encoder: Any, owner: Any) -> Any:
-    """Return a tokenizer that reads words in place of the one that a pipeline had, over a copy of the plain one."""
-    own = plain_tokenizer(had)
+# What is given back
+
+
+@dataclass(frozen=True)
+class Held:
+    """A word that one text encoder has been lent."""
+
+    words: Words
+    token: str
+    lender: lending.Lender
+    ids: Sequence[int]
+
+
+RETURNED: deque[list[Held]] = deque()
+"""What lent pipelines held that are gone; a finalizer may run even where a lock is held, so it only notes it."""
+
+
+def drain() -> None:
+    """Give back what the pipelines held that nobody holds any more."""
+    while RETURNED:
+        give_back(RETURNED.popleft())
+
+
+def give_back(held: list[Held]) -> None:
+    """Give words back, the last first."""
+    while held:
+        one = held.pop()
+        with LOCK:
+            one.words.give_back(one.token)
+            lending.give_back(one.lender, one.ids)
+
+
+# How one is made
+
+
+def lending_tokenizer(had: Any, size: int, owner: Any) -> Any:
+    """Return a tokenizer that reads words in place of the one that a pipeline had, over a copy of the plain one.
+
+    `size` is that of the text encoder's table.
+    """
+    own = _plain(had)
     with LOCK:
         private = _PRIVATE.get(own)
         if private is None or len(private) != len(own):  # tokens were added to it since
             private = _PRIVATE[own] = copy.deepcopy(own)
         tokenizer = copy.copy(private)
         tokenizer.__class__ = _over(type(private))
-        size = text_encoder.get_input_embeddings().num_embeddings
         tokenizer.__dict__ |= {"words": Words(private, size), "before": had, "owner": weakref.ref(owner)}
         tokenizer.__dict__["lender"] = None
         return tokenizer
 
 
-def plain_tokenizer(tokenizer: Any) -> Any:
+def _plain(tokenizer: Any) -> Any:
     """Return the tokenizer that was there before any that reads words."""
-    while isinstance(tokenizer, LentTokenizer):
+    while isinstance(tokenizer, LendingTokenizer):
         tokenizer = tokenizer.before
     return tokenizer
 
 
 @functools.cache
 def _over(kind: type) -> type:
-    """Return a tokenizer's class with `LentTokenizer` over it, under its own name, by which it is saved."""
-    return type(kind.__name__, (LentTokenizer, kind), {"__module__": kind.__module__})
+    """Return a tokenizer's class with `LendingTokenizer` over it, under its own name, by which it is saved."""
+    return type(kind.__name__, (LendingTokenizer, kind), {"__module__": kind.__module__})
