@@ -146,9 +146,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     loss = TorchEngine._loss
 
-    def noted(self: TorchEngine, params: Any, batch: Batch, *more: Any) -> Any:
+    def noted(self: TorchEngine, params: Any, batch: Batch, *more: Any, **options: Any) -> Any:
         seen.append(batch.concept.tolist())
-        return loss(self, params, batch, *more)
+        return loss(self, params, batch, *more, **options)
 
     monkeypatch.setattr(TorchEngine, "_loss", noted)
     return seen

@@ -130,9 +130,9 @@ def test_deterministic_algorithms_are_on_for_steps_alone(
     seen: list[bool] = []
     loss = TorchEngine._loss
 
-    def noted(self: TorchEngine, *args: object) -> object:
+    def noted(self: TorchEngine, *args: object, **options: object) -> object:
         seen.append(torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.deterministic)
-        return loss(self, *args)  # pyright: ignore[reportArgumentType]
+        return loss(self, *args, **options)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(TorchEngine, "_loss", noted)
     for own in train(make_recipe(deterministic=True, steps="2", folder=str(tmp_path / "same"))):

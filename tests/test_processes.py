@@ -111,4 +111,4 @@ def test_what_the_main_process_refuses_ends_all_of_them(make_recipe: MakeRecipe,
     together(make_recipe(), 2, tmp_path / "said")
     said = [(tmp_path / f"said-{n}").read_text() for n in range(2)]
     assert said[0] == said[1]
-    assert said[0].startswith("Cannot write to the folder")
+    assert said[0].startswith("The run's folder ")

@@ -76,13 +76,13 @@ def check_folder(path: Path) -> None:
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Write to a folder in this block; RecipeError says why that cannot be."""
-    if folder.is_file():
-        raise RecipeError(f"{str(folder)!r} is a file, but a folder is to be written; name another.")
     try:
         yield
     except (BrokenPipeError, FileInUse):  # of the output on the screen; what is said already
         raise
     except OSError as error:
+        if folder.is_file():
+            raise RecipeError(f"{str(folder)!r} is a file, but a folder is to be written; name another.") from error
         raise RecipeError(f"Cannot write to the folder {str(folder)!r}: {error.strerror}.") from error
 
 

@@ -139,8 +139,12 @@ class Tokenizer:
     def __len__(self) -> int:
         return 100
 
-    def __call__(self, text: str, **_: object) -> Any:
-        return type("Ids", (), {"input_ids": [ord(c) - 90 for c in text if c.isalpha()]})()
+    def __call__(self, text: str | list[str], **_: object) -> Any:
+        ids = self._ids(text) if isinstance(text, str) else [self._ids(one) for one in text]
+        return type("Ids", (), {"input_ids": ids})()
+
+    def _ids(self, text: str) -> list[int]:
+        return [ord(c) - 90 for c in text if c.isalpha()]
 
     def get_added_vocab(self) -> dict[str, int]:
         return {}

@@ -156,7 +156,7 @@ def test_words_are_put_into_loras_alone(tmp_path: Path, lora: Path):
     for wrong in (word, tmp_path / "none.safetensors"):
         with pytest.raises(FormatError, match=r"Words are put into a LoRA's \.safetensors file, but '.*' is none\.$"):
             formats.bundle_into(wrong, [concept], tmp_path / "new.safetensors")
-    with pytest.raises(FormatError, match=r"Two words would be called 'x' in .*new\.safetensors; rename one"):
+    with pytest.raises(FormatError, match=r"Two words would be called 'x-ti' in .*new\.safetensors; rename one"):
         formats.bundle_into(lora, [concept, Concept("[x]", concept.rows)], tmp_path / "new.safetensors")
     assert not (tmp_path / "new.safetensors").exists()
 

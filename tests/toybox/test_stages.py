@@ -191,5 +191,5 @@ def test_options_that_no_run_can_have_are_refused(change: dict[str, float], told
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecipeError, match=r"Cannot write to the folder '.*file': File exists\."):
+    with pytest.raises(RecipeError, match=r"'.*file' is a file, but a folder is to be written; name another\."):
         next(train_vae(vae_options(tmp_path / "file")))

@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     is_file = disk.means_file(output, formats.ENDINGS)
     if is_file and output.suffix.lower() not in formats.ENDINGS:
         raise RecipeError(f"--output {output} is a file; name a folder, or a file that ends as an embedding's does.")
-    with disk.writing(output.parent if is_file else output):
+    with disk.writing(output):
         if options.into:
             return _into(options, files, output)
         if is_file:

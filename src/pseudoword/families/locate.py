@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -244,13 +245,14 @@ def _with_config(base: BaseModel, built_in: Mapping[str, Path]) -> BaseModel:
 def _config_from_hub(base: BaseModel, config: str) -> Path:
     """Return a folder in the Hub's cache with every file of a model but its weights, or RecipeError."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     if not HUB_ID.fullmatch(config) or Path(config).is_file():
         raise RecipeError(f"There is no folder {config!r} for --config, and a Hub id looks like 'owner/name'.")
     try:
         if not _is_cached(config, INDEX, base.revision):
-            _ask_hub(config, base.revision)
+            with contextlib.suppress(HfHubHTTPError):  # it answers; whether it has the files is asked below
+                _ask_hub(config, base.revision)
         return Path(snapshot_download(config, revision=base.revision, allow_patterns=FILES, etag_timeout=ANSWER))
     except RepositoryNotFoundError as error:
         if config in MOVED:
